@@ -1,0 +1,45 @@
+# Postern. The README names two commands: `go run ./cmd/postern lab` and `make test`.
+
+GO      ?= go
+FUZZ    ?= 5s
+PACKAGES = postgresql openssl gcc libc6-dev
+
+.PHONY: test check deps build fmt fuzz cross bench clean
+
+# test installs what the tests need on a fresh Debian machine and runs everything with the race detector.
+test: deps
+	$(GO) build ./...
+	$(GO) test -race -timeout 12m ./...
+
+# deps installs the Debian packages that are missing; without root and sudo it prints the line to run.
+deps:
+	@./tools/deps.sh $(PACKAGES)
+
+# check is test and more: format, vet, staticcheck, every fuzz target for a moment, and a build for each platform.
+check: fmt test cross
+	$(GO) vet ./...
+	cd tools && $(GO) tool -n staticcheck >/dev/null && cd .. && "$$(cd tools && $(GO) tool -n staticcheck)" ./...
+	$(MAKE) fuzz
+
+fmt:
+	@bad="$$(gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go'))"; [ -z "$$bad" ] || { echo "gofmt these:"; echo "$$bad"; exit 1; }
+
+# fuzz runs every fuzz target for FUZZ each.
+fuzz:
+	@./tools/fuzz.sh $(FUZZ)
+
+# cross builds what cannot be run on the machine at hand.
+cross:
+	CGO_ENABLED=0 GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null ./cmd/postern
+	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/postern
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/postern
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o postern ./cmd/postern
+
+# bench reruns the published figures; see bench/README.md.
+bench:
+	cd bench && ./run.sh
+
+clean:
+	rm -rf postern dist lab
