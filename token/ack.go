@@ -1,0 +1,44 @@
+package token
+
+import (
+	"crypto"
+	"time"
+
+	"postern/catalog"
+)
+
+// MaxAckLog is how much of its log a gateway sends with one acknowledgement at most.
+const MaxAckLog = 256 << 10
+
+// MaxAck is the size of an acknowledgement at most; it may hold a request for a
+// certificate and, in base64 twice, MaxAckLog of log.
+const MaxAck = 576 << 10
+
+// Ack is a gateway's word, signed by the key that the site has pinned, that it has
+// the state with this epoch.
+type Ack struct {
+	Gateway string    `json:"gateway"`
+	Epoch   uint64    `json:"epoch"`
+	At      time.Time `json:"at"`
+	CSR     []byte    `json:"csr,omitempty"` // DER: the gateway asks for a server certificate
+	Log     []byte    `json:"log,omitempty"` // what CMGService.log grew by: the documented log synchronisation (S2)
+}
+
+// SignAck signs an acknowledgement with the gateway's own key.
+func SignAck(key crypto.Signer, ack Ack) (string, error) { return signDocument(key, DocumentAck, ack) }
+
+// OpenAck verifies an acknowledgement with the key inside it and returns that key's
+// pin. It proves nothing until the caller has compared the pin with the one recorded
+// for ack.Gateway and judged ack.At. Codes: AckMalformed, AckSignature.
+func OpenAck(raw string) (Ack, string, error) {
+	c := codes{
+		malformed: catalog.AckMalformed, tooLarge: catalog.AckMalformed, header: catalog.AckMalformed,
+		algorithm: catalog.AckSignature, signature: catalog.AckSignature,
+	}
+	var ack Ack
+	pin, err := openDocument(raw, MaxAck, DocumentAck, c, func(string) error { return nil }, &ack)
+	if err != nil {
+		return Ack{}, "", err
+	}
+	return ack, pin, nil
+}
