@@ -1,0 +1,123 @@
+package site
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"postern/catalog"
+	"postern/token"
+)
+
+// The life of a bulk registration token (S3; product.md 2.3).
+const (
+	BulkLifetime    = token.BulkLifetime
+	BulkMaxLifetime = token.BulkMaximumLifetime
+	maxLabel        = 200
+)
+
+// NewBulk asks for a bulk registration token.
+type NewBulk struct {
+	Lifetime time.Duration // 0 = BulkLifetime
+	MaxUses  int           // 0 = unlimited
+	Label    string
+	By       string
+}
+
+// NewBulkToken issues a bulk registration token. The token itself is returned once and kept nowhere.
+func (s *Site) NewBulkToken(ctx context.Context, ask NewBulk) (raw string, kept BulkToken, err error) {
+	if ask.Lifetime == 0 {
+		ask.Lifetime = BulkLifetime
+	}
+	if err := ask.check(); err != nil {
+		return "", BulkToken{}, err
+	}
+	id, err := newUUID(s.rand)
+	if err != nil {
+		return "", BulkToken{}, err
+	}
+	now := s.time().Truncate(time.Second)
+	kept = BulkToken{ID: id, Label: ask.Label, MaxUses: ask.MaxUses, NotBefore: now, Expires: now.Add(ask.Lifetime), CreatedBy: ask.By, Created: now}
+	claims := token.Claims{Kind: token.KindBulk, ID: id, Hierarchy: s.Hierarchy(), NotBefore: kept.NotBefore, Expires: kept.Expires}
+	if raw, err = s.current.Load().ring.Sign(token.KindBulk, claims, now); err != nil {
+		return "", BulkToken{}, fmt.Errorf("sign bulk registration token: %w", err)
+	}
+	err = s.store.Update(ctx, func(tx Tx) error {
+		if err := tx.PutBulkToken(kept); err != nil {
+			return err
+		}
+		return s.trust(tx, ask.By, "token.new", id, map[string]string{
+			"label": ask.Label, "expires": kept.Expires.Format(time.RFC3339), "max-uses": strconv.Itoa(ask.MaxUses),
+		})
+	})
+	if err != nil {
+		return "", BulkToken{}, fmt.Errorf("keep bulk registration token: %w", err)
+	}
+	return raw, kept, nil
+}
+
+func (ask NewBulk) check() error {
+	switch {
+	case ask.Lifetime < time.Minute || ask.Lifetime > BulkMaxLifetime:
+		return catalog.Errorf(catalog.BulkLifetimeOutOfRange, "a lifetime of %s was asked for; 1 to %d minutes are allowed", ask.Lifetime, int(BulkMaxLifetime.Minutes()))
+	case ask.MaxUses < 0:
+		return catalog.Errorf(catalog.BulkUsesOutOfRange, "%d uses were asked for; give 0 for unlimited or a positive number", ask.MaxUses)
+	case len(ask.Label) > maxLabel:
+		return catalog.Errorf(catalog.BulkUsesOutOfRange, "the label has %d bytes; at most %d are allowed", len(ask.Label), maxLabel)
+	}
+	return nil
+}
+
+// BulkTokens lists what is kept of the bulk registration tokens.
+func (s *Site) BulkTokens(ctx context.Context) (tokens []BulkToken, err error) {
+	err = s.store.View(ctx, func(tx Tx) (err error) {
+		tokens, err = tx.BulkTokens()
+		return err
+	})
+	return tokens, err
+}
+
+// TokenUses returns the newest uses of a bulk registration token.
+func (s *Site) TokenUses(ctx context.Context, id string, limit int) (uses []TokenUse, err error) {
+	err = s.store.View(ctx, func(tx Tx) (err error) {
+		uses, err = tx.TokenUses(id, limit)
+		return err
+	})
+	return uses, err
+}
+
+// BlockBulkToken blocks or unblocks a bulk registration token. Devices that registered with it stay.
+func (s *Site) BlockBulkToken(ctx context.Context, id string, blocked bool, by string) (t BulkToken, err error) {
+	action := map[bool]string{true: "token.block", false: "token.unblock"}[blocked]
+	err = s.update(ctx, func(tx Tx) (moved bool, err error) {
+		if t, err = tx.BulkToken(id); err != nil {
+			return false, err
+		}
+		if t.Blocked == blocked {
+			return false, nil
+		}
+		t.Blocked = blocked
+		if err := tx.PutBulkToken(t); err != nil {
+			return false, err
+		}
+		return true, s.trust(tx, by, action, id, map[string]string{"label": t.Label})
+	})
+	if errors.Is(err, ErrNotFound) {
+		return t, catalog.Errorf(catalog.BulkTokenUnknown, "no bulk registration token has the id %s; `postern token list` shows them", id)
+	}
+	return t, err
+}
+
+func newUUID(r io.Reader) (string, error) {
+	var b [16]byte
+	if _, err := io.ReadFull(r, b[:]); err != nil {
+		return "", fmt.Errorf("read randomness: %w", err)
+	}
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	h := hex.EncodeToString(b[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:], nil
+}

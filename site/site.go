@@ -1,0 +1,269 @@
+package site
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"postern/catalog"
+	"postern/ccm"
+	"postern/proof"
+	"postern/token"
+)
+
+// Sealer keeps secrets at rest: the site's private keys and the bodies of secret policies. *keyfile.Key is one.
+type Sealer interface {
+	Seal(label string, plain []byte) []byte
+	Open(label string, sealed []byte) ([]byte, error)
+}
+
+// Config is what a site needs from outside.
+type Config struct {
+	Store  Store
+	Sealer Sealer
+	Now    func() time.Time // time.Now when nil
+	Rand   io.Reader        // crypto/rand when nil
+	Log    *slog.Logger     // discarded when nil
+}
+
+// Site is one site: its devices, tokens, policies, keys and the roles around it. All methods are safe for concurrent use.
+type Site struct {
+	store  Store
+	sealer Sealer
+	now    func() time.Time
+	rand   io.Reader
+	log    *slog.Logger
+
+	current atomic.Pointer[snapshot]
+	refresh sync.Mutex // one refresh at a time
+
+	watch    sync.Mutex
+	watchers map[chan struct{}]struct{}
+
+	pending pending // events and last-seen times not yet written
+}
+
+// snapshot is what the site keeps in memory of its database: replaced whole, never changed.
+type snapshot struct {
+	settings   Settings
+	hierarchy  string
+	root       crypto.Signer
+	rootCert   *x509.Certificate
+	signing    []byte // DER of the site signing certificate
+	ring       *token.Ring
+	verifier   *token.Verifier
+	keys       []token.Key
+	points     []ManagementPoint
+	gateways   []Gateway
+	connectors []Connector
+	blockedBy  map[string]bool // tracked ids of blocked bulk tokens
+	blockedKey map[proof.KeyThumbprint]bool
+	state      token.SiteState
+}
+
+// Open opens a site that [Init] has made.
+func Open(ctx context.Context, config Config) (*Site, error) {
+	s := newSite(config)
+	if err := s.Refresh(ctx); err != nil {
+		return nil, fmt.Errorf("open site: %w", err)
+	}
+	return s, nil
+}
+
+func newSite(config Config) *Site {
+	defaults(&config)
+	s := &Site{store: config.Store, sealer: config.Sealer, now: config.Now, rand: config.Rand, log: config.Log}
+	s.watchers = make(map[chan struct{}]struct{})
+	s.pending.seen = make(map[ccm.ClientID]time.Time)
+	return s
+}
+
+// refreshEvery is the least time between two refreshes that Run makes: every registration is a change to the database too, and a burst of them
+// is no reason to read everything again and again.
+const refreshEvery = 100 * time.Millisecond
+
+// refreshRetry is when Run reads again after the database did not answer, so that a block is not missed.
+const refreshRetry = 500 * time.Millisecond
+
+// Run keeps the site current until ctx ends: it follows changes that other processes and nodes make, and writes events and
+// last-seen times in batches. The last batch is written before it returns.
+func (s *Site) Run(ctx context.Context) error {
+	changes := s.store.Changes(ctx)
+	flush := time.NewTicker(flushEvery)
+	defer flush.Stop()
+	defer s.flushFinally()
+	due := time.After(0) // what others changed before we listened; nil when no refresh is due
+	var last time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, open := <-changes:
+			if !open {
+				return nil
+			}
+			if due == nil {
+				due = time.After(refreshEvery - time.Since(last))
+			}
+		case <-due:
+			due, last = nil, time.Now()
+			if err := s.Refresh(ctx); err != nil && ctx.Err() == nil {
+				s.log.Error("refresh after a change", "error", err)
+				due = time.After(refreshRetry)
+			}
+		case <-flush.C:
+			s.Flush(ctx)
+		}
+	}
+}
+
+// Refresh reads the settings, keys, peers and blocks from the store. Run calls it after every change; acts of this process call
+// it themselves, so that a block is in force when they return.
+func (s *Site) Refresh(ctx context.Context) error {
+	s.refresh.Lock()
+	defer s.refresh.Unlock()
+	next, err := s.read(ctx)
+	if err != nil {
+		return err
+	}
+	before := s.current.Swap(next)
+	if before == nil || before.state.Epoch != next.state.Epoch {
+		s.announce()
+	}
+	return nil
+}
+
+func (s *Site) read(ctx context.Context) (*snapshot, error) {
+	next := &snapshot{blockedBy: map[string]bool{}, blockedKey: map[proof.KeyThumbprint]bool{}}
+	var epoch uint64
+	var records []KeyRecord
+	err := s.store.View(ctx, func(tx Tx) (err error) {
+		if next.settings, next.hierarchy, err = readSettings(tx); err != nil {
+			return err
+		}
+		if epoch, err = tx.Epoch(); err != nil {
+			return err
+		}
+		if records, err = tx.SigningKeys(); err != nil {
+			return err
+		}
+		if next.points, err = tx.ManagementPoints(); err != nil {
+			return err
+		}
+		if next.gateways, err = tx.Gateways(); err != nil {
+			return err
+		}
+		if next.connectors, err = tx.Connectors(); err != nil {
+			return err
+		}
+		return readBlocks(tx, next)
+	})
+	if errors.Is(err, ErrNotFound) {
+		return nil, catalog.Wrap(catalog.SiteNotInitialised, err, "the store holds no site; run `postern site init` first")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := s.unseal(next, records); err != nil {
+		return nil, err
+	}
+	next.state = next.siteState(epoch)
+	return next, nil
+}
+
+func readBlocks(tx Tx, next *snapshot) error {
+	bulk, err := tx.BulkTokens()
+	if err != nil {
+		return err
+	}
+	for _, t := range bulk {
+		if t.Blocked {
+			next.blockedBy[t.ID] = true
+		}
+	}
+	keys, err := tx.BlockedKeys()
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		next.blockedKey[key] = true
+	}
+	return nil
+}
+
+// Settings returns the site's settings.
+func (s *Site) Settings() Settings { return s.current.Load().settings }
+
+// SiteCode returns the three-character site code.
+func (s *Site) SiteCode() ccm.SiteCode { return s.current.Load().settings.SiteCode }
+
+// Hierarchy returns the hierarchy id: a lower-case GUID, the tenant of the site's own tokens (protocol.md 6.3).
+func (s *Site) Hierarchy() string { return s.current.Load().hierarchy }
+
+// ManagementPoints lists the site's management points by role id.
+func (s *Site) ManagementPoints() []ManagementPoint { return s.current.Load().points }
+
+// Gateways lists the site's gateways by name.
+func (s *Site) Gateways() []Gateway { return s.current.Load().gateways }
+
+// Connectors lists the site's connectors by name.
+func (s *Site) Connectors() []Connector { return s.current.Load().connectors }
+
+// Verifier returns the verifier of the site's own tokens. It has the shape of auth.Keys.
+func (s *Site) Verifier() *token.Verifier { return s.current.Load().verifier }
+
+// Revoked reports why the token with these claims is refused although it verifies: its bulk token or its key is blocked.
+// It has the shape of auth.Revocation.
+func (s *Site) Revoked(c token.Claims) error {
+	now := s.current.Load()
+	for _, id := range []string{c.ID, c.BulkID} {
+		if id != "" && now.blockedBy[id] {
+			return catalog.Errorf(catalog.TokenBlocked, "bulk registration token %s is blocked", id)
+		}
+	}
+	if now.blockedKey[c.Key] {
+		return catalog.Errorf(catalog.KeyBlocked, "the device with key %s is blocked", c.Key)
+	}
+	return nil
+}
+
+// OwnName reports whether host (without port, any case) is a name of a management point of this site.
+func (s *Site) OwnName(host string) bool {
+	for _, m := range s.current.Load().points {
+		if m.answersTo(host) {
+			return true
+		}
+	}
+	return false
+}
+
+// Fresh remembers id until the given time and reports whether it is new. It has the shape of auth.Replay.
+func (s *Site) Fresh(ctx context.Context, id string, until time.Time) (bool, error) {
+	return s.store.Remember(ctx, id, until)
+}
+
+// update runs change, appends its trust entries in the same transaction, and refreshes when change says that the site state moved.
+func (s *Site) update(ctx context.Context, change func(Tx) (moved bool, err error)) error {
+	var moved bool
+	err := s.store.Update(ctx, func(tx Tx) (err error) {
+		moved, err = change(tx)
+		if err == nil && moved {
+			_, err = tx.NextEpoch(s.epochNow())
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if !moved {
+		return nil
+	}
+	return s.Refresh(ctx)
+}

@@ -1,0 +1,141 @@
+package site
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"postern/ccm"
+	"postern/proof"
+)
+
+// Errors that a [Store] returns and callers choose by.
+var (
+	// ErrNotFound: no record has that id.
+	ErrNotFound = errors.New("not found")
+	// ErrExists: the record's id, or another value that must be unique (a device's key), belongs to another record.
+	ErrExists = errors.New("already exists")
+	// ErrUnavailable: the database did not take the change; nothing of it was kept. The inbox takes over (design decision 8).
+	ErrUnavailable = errors.New("store unavailable")
+)
+
+// Store keeps a site's records. Every implementation passes storetest.
+type Store interface {
+	// View runs read in a transaction that changes nothing and sees one state of the database.
+	View(ctx context.Context, read func(Tx) error) error
+
+	// Update runs change in a transaction and returns when its commit is durable. Concurrent updates may share one commit.
+	// An error from change rolls its own writes back and is returned as it is; it never undoes another caller's change.
+	// change may run more than once, so it assigns its results and keeps no other state. When the database fails
+	// (closed, full, away) the error wraps [ErrUnavailable] and nothing was kept.
+	Update(ctx context.Context, change func(Tx) error) error
+
+	// Remember records id until the given time and reports whether it was new. Nodes that share a database share the memory.
+	// It need not survive a restart of a database that only one process uses.
+	Remember(ctx context.Context, id string, until time.Time) (fresh bool, err error)
+
+	// Changes returns a channel that receives after commits of this or any other process on the same database. Bursts may
+	// arrive as one. The channel is closed when ctx ends.
+	Changes(ctx context.Context) <-chan struct{}
+
+	// Close ends the store; updates under way finish first.
+	Close() error
+}
+
+// Tx is one transaction, a sum of small topics.
+type Tx interface {
+	Devices
+	Reservations
+	BulkTokens
+	Policies
+	Keys
+	Peers
+	Journal
+}
+
+// Devices keeps registered devices. Client id and key are each unique.
+type Devices interface {
+	Device(id ccm.ClientID) (Device, error)                  // ErrNotFound
+	DeviceByKey(key proof.KeyThumbprint) (Device, error)     // ErrNotFound
+	Devices(filter DeviceFilter) ([]Device, error)           // by creation time, then client id
+	BlockedHardware(hardwareID string) (ccm.ClientID, error) // a blocked device with that HardwareID1, or ErrNotFound
+	BlockedKeys() ([]proof.KeyThumbprint, error)             // keys of all blocked devices, sorted
+	PutDevice(d Device) error                                // insert or replace by client id; ErrExists when another client id has the key
+	TouchDevice(id ccm.ClientID, seen time.Time) error       // moves LastSeen forward only; no error when absent
+}
+
+// DeviceFilter narrows [Devices.Devices]. Zero values narrow nothing.
+type DeviceFilter struct {
+	Name    string // NetBIOS name or FQDN, case-insensitive, exact
+	Status  *ccm.ApprovalStatus
+	Level   *proof.Level
+	Blocked *bool
+	After   ccm.ClientID // continue after this one
+	Limit   int          // 0 = no limit
+}
+
+// Reservations keeps the client ids promised to keys that have not registered yet. Key and client id are each unique.
+type Reservations interface {
+	Reservation(key proof.KeyThumbprint) (Reservation, error)      // ErrNotFound
+	ReservationByClient(id ccm.ClientID) (Reservation, error)      // ErrNotFound
+	PutReservation(r Reservation) error                            // ErrExists when key or client id is taken
+	DeleteReservation(key proof.KeyThumbprint) error               // no error when absent
+	DeleteReservationsBefore(expires time.Time) (n int, err error) // drops those that expired before
+}
+
+// BulkTokens keeps bulk registration tokens (never the token itself) and the keys that each was used by.
+type BulkTokens interface {
+	BulkToken(id string) (BulkToken, error) // ErrNotFound
+	BulkTokens() ([]BulkToken, error)       // by creation time
+	PutBulkToken(t BulkToken) error         // insert or replace by id
+	TokenUsed(id string, key proof.KeyThumbprint) (bool, error)
+	UseToken(id string, use TokenUse) error             // adds one use and raises Uses; ErrExists when that key has used it already
+	TokenUses(id string, limit int) ([]TokenUse, error) // newest first
+}
+
+// Policies keeps policy documents and their targets.
+type Policies interface {
+	Policy(id, version string) (Policy, error)     // ErrNotFound; version "" means the newest
+	Policies() ([]Policy, error)                   // by id; Body left empty
+	PoliciesFor(id ccm.ClientID) ([]Policy, error) // the newest version of each, where that targets all or this client, by id; Body left empty
+	PutPolicy(p Policy) error                      // insert or replace by id and version, targets included
+	DeletePolicy(id string) error                  // all versions; ErrNotFound
+}
+
+// Keys keeps the site's keys, sealed.
+type Keys interface {
+	SigningKeys() ([]KeyRecord, error) // by creation time
+	PutSigningKey(k KeyRecord) error   // insert or replace by id
+}
+
+// Peers keeps the other roles: management points, gateways, connectors, and invitations to connectors.
+type Peers interface {
+	ManagementPoints() ([]ManagementPoint, error) // by role id
+	PutManagementPoint(m ManagementPoint) error   // insert or replace by role id
+	Gateways() ([]Gateway, error)                 // by name
+	PutGateway(g Gateway) error                   // insert or replace by name
+	DeleteGateway(name string) error              // ErrNotFound
+	Connectors() ([]Connector, error)             // by name, then time
+	PutConnector(c Connector) error               // insert or replace by pin
+	Invitation(codeHash string) (Invitation, error)
+	PutInvitation(i Invitation) error // insert or replace by code hash
+}
+
+// Journal keeps settings, the site-state epoch, the trust log and events.
+type Journal interface {
+	Setting(name string) (string, error) // ErrNotFound
+	PutSetting(name, value string) error
+
+	Epoch() (uint64, error)
+	// NextEpoch raises the epoch by one, or to least when that is more, and returns it.
+	NextEpoch(least uint64) (uint64, error)
+
+	// TrustHead returns the newest trust log entry (zero when empty). Inside Update it also keeps other nodes from appending until the commit.
+	TrustHead() (TrustEntry, error)
+	AppendTrust(e TrustEntry) error // ErrExists when the sequence number is taken
+	TrustEntries(after uint64, limit int) ([]TrustEntry, error)
+
+	AddEvents(events []Event) error
+	Events(filter EventFilter) ([]Event, error)                  // newest first
+	DeleteEventsBefore(t time.Time, keep int) (n int, err error) // keeps at most the newest keep
+}

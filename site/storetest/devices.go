@@ -1,0 +1,144 @@
+package storetest
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"postern/ccm"
+	"postern/proof"
+	"postern/site"
+)
+
+func devicesComeBack(t *testing.T, s site.Store) {
+	full := device(1)
+	bare := site.Device{ClientID: clientID(2), Key: key(2)}
+	empty := device(3)
+	empty.Record.Certificate, empty.Record.EncKey, empty.Record.PublicKey = nil, nil, nil
+	empty.Approval.Evidence = nil
+	negative := device(4)
+	negative.Approval.Status = -1
+	for name, want := range map[string]site.Device{"every field": full, "zero values": bare, "nothing in lists": empty, "unknown approval": negative} {
+		put(t, s, want)
+		byID := read(t, s, func(tx site.Tx) (site.Device, error) { return tx.Device(want.ClientID) })
+		same(t, name+" by client id", byID, want)
+		byKey := read(t, s, func(tx site.Tx) (site.Device, error) { return tx.DeviceByKey(want.Key) })
+		same(t, name+" by key", byKey, want)
+	}
+	missing(t, s, "unknown client id", func(tx site.Tx) (site.Device, error) { return tx.Device(clientID(99)) })
+	missing(t, s, "unknown key", func(tx site.Tx) (site.Device, error) { return tx.DeviceByKey(key(99)) })
+	missing(t, s, "empty key", func(tx site.Tx) (site.Device, error) { return tx.DeviceByKey("") })
+
+	emptied := full
+	emptied.Record.Certificate, emptied.Approval.Evidence = []byte{}, map[string]string{}
+	put(t, s, emptied)
+	got := read(t, s, func(tx site.Tx) (site.Device, error) { return tx.Device(full.ClientID) })
+	if got.Record.Certificate != nil || got.Approval.Evidence != nil {
+		t.Errorf("empty values come back as %#v and %#v, want nil", got.Record.Certificate, got.Approval.Evidence)
+	}
+}
+
+func devicesAreUnique(t *testing.T, s site.Store) {
+	put(t, s, device(1), device(2))
+	again := device(1)
+	again.Record.NetbiosName, again.Created = "RENAMED", start.Add(time.Hour)
+	put(t, s, again)
+	same(t, "replaced device", read(t, s, func(tx site.Tx) (site.Device, error) { return tx.Device(clientID(1)) }), again)
+
+	thief := device(3)
+	thief.Key = key(1)
+	refused(t, s, "a new client id with another device's key", site.ErrExists, func(tx site.Tx) error { return tx.PutDevice(thief) })
+	change := device(2)
+	change.Key = key(1)
+	refused(t, s, "a device that takes another one's key", site.ErrExists, func(tx site.Tx) error { return tx.PutDevice(change) })
+	same(t, "owner of the key", read(t, s, func(tx site.Tx) (site.Device, error) { return tx.DeviceByKey(key(1)) }), again)
+
+	rekeyed := device(2)
+	rekeyed.Key = key(4)
+	put(t, s, rekeyed)
+	missing(t, s, "key given up", func(tx site.Tx) (site.Device, error) { return tx.DeviceByKey(key(2)) })
+	taken := device(5)
+	taken.Key = key(2)
+	put(t, s, taken) // a key given up is free
+}
+
+func devicesAreListed(t *testing.T, s site.Store) {
+	var devices []site.Device
+	for n := range 6 {
+		d := device(n)
+		d.Created = start.Add(time.Duration(-n/2) * time.Hour) // two of each age, the youngest first
+		d.Approval.Status = ccm.ApprovalStatus(n % 3)
+		d.Approval.Level = proof.Level(n % 2)
+		d.Block.Blocked = n == 4
+		devices = append(devices, d)
+	}
+	devices[1].Record.NetbiosName = "ÄRGER-İ"
+	devices[2].Record.FQDName = "wk0.example.COM"
+	put(t, s, devices...)
+
+	status, level, yes, no := ccm.ApprovalStatus(2), proof.Level(1), true, false
+	for _, test := range []struct {
+		name   string
+		filter site.DeviceFilter
+		want   string
+	}{
+		{"all, the oldest first, then by client id", site.DeviceFilter{}, "4 5 2 3 0 1"},
+		{"limited", site.DeviceFilter{Limit: 2}, "4 5"},
+		{"continued", site.DeviceFilter{After: clientID(5), Limit: 2}, "2 3"},
+		{"continued within one age", site.DeviceFilter{After: clientID(2)}, "3 0 1"},
+		{"continued after the last", site.DeviceFilter{After: clientID(1)}, ""},
+		{"continued after one that is not there", site.DeviceFilter{After: clientID(77)}, ""},
+		{"by NetBIOS name in another case", site.DeviceFilter{Name: "wK3"}, "3"},
+		{"by FQDN in another case", site.DeviceFilter{Name: "WK0.example.com"}, "2 0"},
+		{"by a name that is not ASCII", site.DeviceFilter{Name: "ärger-İ"}, "1"},
+		{"by part of a name", site.DeviceFilter{Name: "WK"}, ""},
+		{"by a pattern", site.DeviceFilter{Name: "WK%"}, ""},
+		{"by approval status", site.DeviceFilter{Status: &status}, "5 2"},
+		{"by level", site.DeviceFilter{Level: &level}, "5 3 1"},
+		{"blocked", site.DeviceFilter{Blocked: &yes}, "4"},
+		{"not blocked", site.DeviceFilter{Blocked: &no}, "5 2 3 0 1"},
+		{"by several at once", site.DeviceFilter{Status: &status, Level: &level, Blocked: &no, Name: "wk5", Limit: 9}, "5"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			found := read(t, s, func(tx site.Tx) ([]site.Device, error) { return tx.Devices(test.filter) })
+			got := list(found, func(d site.Device) string { return fmt.Sprint(d.ClientID[len(d.ClientID)-1:]) })
+			if got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func devicesBlocked(t *testing.T, s site.Store) {
+	blocked, free, nameless := device(1), device(2), device(3)
+	blocked.Block.Blocked, nameless.Block.Blocked = true, true
+	nameless.Record.HardwareID1 = ""
+	put(t, s, blocked, free, nameless)
+
+	ask := func(hardware string) func(site.Tx) (ccm.ClientID, error) {
+		return func(tx site.Tx) (ccm.ClientID, error) { return tx.BlockedHardware(hardware) }
+	}
+	same(t, "blocked hardware", read(t, s, ask(blocked.Record.HardwareID1)), blocked.ClientID)
+	missing(t, s, "hardware of a free device", ask(free.Record.HardwareID1))
+	missing(t, s, "no hardware id, although a blocked device has none", ask(""))
+	keys := func(tx site.Tx) ([]proof.KeyThumbprint, error) { return tx.BlockedKeys() }
+	same(t, "blocked keys", read(t, s, keys), []proof.KeyThumbprint{key(1), key(3)})
+
+	blocked.Block = site.Block{}
+	put(t, s, blocked)
+	missing(t, s, "hardware of an unblocked device", ask(blocked.Record.HardwareID1))
+	same(t, "blocked keys after unblocking", read(t, s, keys), []proof.KeyThumbprint{key(3)})
+}
+
+func devicesTouched(t *testing.T, s site.Store) {
+	d := device(1)
+	put(t, s, d)
+	later := d.LastSeen.Add(time.Minute)
+	for _, seen := range []time.Time{later, later.Add(-time.Second), start.Add(-time.Hour)} {
+		update(t, s, func(tx site.Tx) error { return tx.TouchDevice(d.ClientID, seen) })
+	}
+	d.LastSeen = later
+	same(t, "touched device", read(t, s, func(tx site.Tx) (site.Device, error) { return tx.Device(d.ClientID) }), d)
+	update(t, s, func(tx site.Tx) error { return tx.TouchDevice(clientID(9), later) })
+	missing(t, s, "a device that was only touched", func(tx site.Tx) (site.Device, error) { return tx.Device(clientID(9)) })
+}

@@ -1,0 +1,151 @@
+package store
+
+import (
+	"strings"
+	"time"
+
+	"postern/ccm"
+	"postern/proof"
+	"postern/site"
+)
+
+// deviceColumns are the columns of a device: its identity, the fields of the stored procedure (protocol.md 3.7), the approval with its
+// evidence, the block, and the times.
+func deviceColumns() []string {
+	return []string{
+		"client_id", "key_thumbprint",
+		"site_code", "smsid", "csmsid", "identity", "device_id", "certificate", "thumbprint", "enc_key", "enc_thumbprint", "key_type",
+		"public_key", "valid_from", "valid_to", "agent_type", "smbios_id", "mac_address", "hardware_id1", "isv_proxy_id", "always_internet",
+		"internet_enabled", "force", "approval_method", "resolution_method", "is_integrated_auth", "version", "netbios_name", "fqd_name",
+		"manual_conflict_resolution",
+		"approval_status", "approval_level", "approval_proof", "approval_rule", "approval_evidence", "approval_by", "approval_why", "approval_at",
+		"blocked", "blocked_by", "blocked_why", "blocked_at",
+		"created", "updated", "last_seen",
+	}
+}
+
+// A name is also kept folded, so that both databases compare it alike in any alphabet.
+var (
+	selectDevice = selection("devices", deviceColumns()...)
+	putDevice    = upsert("devices", 1, append(deviceColumns(), "netbios_folded", "fqd_folded")...)
+)
+
+func scanDevice(r row, d *site.Device) error {
+	c, a, b := &d.Record, &d.Approval, &d.Block
+	return r.Scan(
+		&d.ClientID, &d.Key,
+		&c.SiteCode, &c.SMSID, &c.CSMSID, &c.Identity, &c.DeviceID, bytesTo{&c.Certificate}, &c.Thumbprint, bytesTo{&c.EncKey}, &c.EncThumbprint, &c.KeyType,
+		bytesTo{&c.PublicKey}, instant{&c.ValidFrom}, instant{&c.ValidTo}, &c.AgentType, &c.SMBIOSID, &c.MACAddress, &c.HardwareID1, &c.ISVProxyID, &c.AlwaysInternet,
+		&c.InternetEnabled, &c.Force, &c.ApprovalMethod, &c.ResolutionMethod, &c.IsIntegratedAuth, &c.Version, &c.NetbiosName, &c.FQDName,
+		&c.ManualConflictResolution,
+		&a.Status, &a.Level, &a.Method, &a.Rule, objectTo[map[string]string]{&a.Evidence}, &a.By, &a.Why, instant{&a.At},
+		&b.Blocked, &b.By, &b.Why, instant{&b.At},
+		instant{&d.Created}, instant{&d.Updated}, instant{&d.LastSeen},
+	)
+}
+
+// Device implements site.Devices.
+func (t *tx) Device(id ccm.ClientID) (site.Device, error) {
+	if !t.readOnly {
+		if _, err := one(t, "select 1 from devices where client_id = $1", value[int64], string(id)); err != nil {
+			return site.Device{}, err
+		}
+	}
+	return one(t, selectDevice+" where client_id = $1", scanDevice, string(id))
+}
+
+// DeviceByKey implements site.Devices. A change mostly asks in order to register a new device: there it looks first whether there is one, because
+// a query for forty-five columns costs something even when it finds nothing. That the key is free is remembered for PutDevice.
+func (t *tx) DeviceByKey(key proof.KeyThumbprint) (site.Device, error) {
+	if !t.readOnly {
+		if _, err := t.owner(key); err != nil {
+			return site.Device{}, err
+		}
+	}
+	return one(t, selectDevice+" where key_thumbprint = $1", scanDevice, string(key))
+}
+
+// owner returns the client id of the device that has the key.
+func (t *tx) owner(key proof.KeyThumbprint) (ccm.ClientID, error) {
+	if t.free != "" && t.free == key {
+		return "", site.ErrNotFound
+	}
+	id, err := one(t, "select client_id from devices where key_thumbprint = $1", value[ccm.ClientID], string(key))
+	if err == site.ErrNotFound {
+		t.free = key
+	}
+	return id, err
+}
+
+// Devices implements site.Devices.
+func (t *tx) Devices(f site.DeviceFilter) ([]site.Device, error) {
+	var w where
+	if f.Name != "" {
+		w.and("(netbios_folded = ? or fqd_folded = ?)", fold(f.Name))
+	}
+	if f.Status != nil {
+		w.and("approval_status = ?", int64(*f.Status))
+	}
+	if f.Level != nil {
+		w.and("approval_level = ?", int64(*f.Level))
+	}
+	if f.Blocked != nil {
+		w.and("blocked = ?", *f.Blocked)
+	}
+	if f.After != "" {
+		w.and("(created, client_id) > (select created, client_id from devices where client_id = ?)", string(f.After))
+	}
+	tail := w.ordered("created, client_id", f.Limit)
+	return many(t, selectDevice+tail, scanDevice, w.args...)
+}
+
+// BlockedHardware implements site.Devices. An empty hardware id names no device.
+func (t *tx) BlockedHardware(hardwareID string) (ccm.ClientID, error) {
+	if hardwareID == "" {
+		return "", site.ErrNotFound
+	}
+	return one(t, "select client_id from devices where blocked and hardware_id1 = $1 order by client_id limit 1", value[ccm.ClientID], hardwareID)
+}
+
+// BlockedKeys implements site.Devices.
+func (t *tx) BlockedKeys() ([]proof.KeyThumbprint, error) {
+	return many(t, "select key_thumbprint from devices where blocked order by key_thumbprint", value[proof.KeyThumbprint])
+}
+
+// PutDevice implements site.Devices.
+func (t *tx) PutDevice(d site.Device) error {
+	owner, err := t.owner(d.Key)
+	switch {
+	case err == nil && owner != d.ClientID:
+		return site.ErrExists
+	case err != nil && err != site.ErrNotFound:
+		return err
+	}
+	t.free = ""
+	evidence, err := object(d.Approval.Evidence, len(d.Approval.Evidence))
+	if err != nil {
+		return err
+	}
+	c, a, b := &d.Record, &d.Approval, &d.Block
+	_, err = t.exec(putDevice,
+		string(d.ClientID), string(d.Key),
+		string(c.SiteCode), string(c.SMSID), c.CSMSID, c.Identity, c.DeviceID, blob(c.Certificate), c.Thumbprint, blob(c.EncKey), c.EncThumbprint, int64(c.KeyType),
+		blob(c.PublicKey), micros(c.ValidFrom), micros(c.ValidTo), int64(c.AgentType), c.SMBIOSID, c.MACAddress, c.HardwareID1, c.ISVProxyID, c.AlwaysInternet,
+		c.InternetEnabled, c.Force, int64(c.ApprovalMethod), int64(c.ResolutionMethod), c.IsIntegratedAuth, c.Version, c.NetbiosName, c.FQDName,
+		c.ManualConflictResolution,
+		int64(a.Status), int64(a.Level), string(a.Method), a.Rule, evidence, a.By, a.Why, micros(a.At),
+		b.Blocked, b.By, b.Why, micros(b.At),
+		micros(d.Created), micros(d.Updated), micros(d.LastSeen),
+		fold(c.NetbiosName), fold(c.FQDName),
+	)
+	return err
+}
+
+// TouchDevice implements site.Devices.
+func (t *tx) TouchDevice(id ccm.ClientID, seen time.Time) error {
+	_, err := t.exec("update devices set last_seen = $2 where client_id = $1 and last_seen < $2", string(id), micros(seen))
+	return err
+}
+
+// fold makes names that differ only in case equal.
+func fold(name string) string { return strings.ToLower(strings.ToUpper(name)) }

@@ -1,0 +1,199 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"postern/proof"
+	"postern/site"
+)
+
+// session is one connection to the database with at most one transaction open. Errors are translated already: those that mean that the
+// database did not work wrap site.ErrUnavailable.
+type session interface {
+	// begin starts a writing transaction. fresh means that others may have written since the last one.
+	begin() (fresh bool, err error)
+	commit() error
+	rollback()   // harmless without a transaction
+	alive() bool // false when another try on this connection is pointless
+	exec(query string, args ...any) (affected int64, err error)
+	query(query string, args []any, each func(row) error) error
+}
+
+// row scans the columns of one result.
+type row interface{ Scan(dest ...any) error }
+
+// head is the newest trust entry, as long as it is known.
+type head struct {
+	entry site.TrustEntry
+	known bool
+}
+
+func (h *head) set(e site.TrustEntry) { h.entry, h.known = e, true }
+func (h *head) forget()               { *h = head{} }
+
+// tx is a transaction: site.Tx over a session. Its methods are in the files of their topics.
+type tx struct {
+	session  session
+	readOnly bool
+	wrote    bool  // the running change has written
+	keep     bool  // something is there to commit
+	failed   error // a statement failed, so the transaction is lost
+	head     *head
+	free     proof.KeyThumbprint // a key that no device has, looked up in this transaction and not written since
+}
+
+var errReadOnly = errors.New("a view cannot write")
+
+// exec runs a statement that writes.
+func (t *tx) exec(query string, args ...any) (int64, error) {
+	if t.readOnly {
+		return 0, errReadOnly
+	}
+	if t.failed != nil {
+		return 0, t.failed
+	}
+	n, err := t.session.exec(query, args...)
+	t.wrote = t.wrote || n > 0
+	if err != nil {
+		t.failed = err
+	}
+	return n, err
+}
+
+// query runs a statement that returns rows.
+func (t *tx) query(query string, args []any, each func(row) error) error {
+	if t.failed != nil {
+		return t.failed
+	}
+	err := t.session.query(query, args, each)
+	if err != nil {
+		t.failed = err
+	}
+	return err
+}
+
+// returning runs a statement that writes and returns one row.
+func (t *tx) returning(query string, args []any, each func(row) error) error {
+	if t.readOnly {
+		return errReadOnly
+	}
+	t.wrote = true
+	return t.query(query, args, each)
+}
+
+// outcome is what the caller gets to hear when its change returned err: the failure of the database too, when there was one.
+func (t *tx) outcome(err error) error {
+	switch {
+	case t.failed == nil, err != nil && errors.Is(err, t.failed):
+		return err
+	case err == nil:
+		return t.failed
+	}
+	return fmt.Errorf("%w (%w)", err, t.failed)
+}
+
+// one runs a query for a single record, or returns site.ErrNotFound.
+func one[T any](t *tx, query string, scan func(row, *T) error, args ...any) (T, error) {
+	var v T
+	found := false
+	err := t.query(query, args, func(r row) error {
+		found = true
+		return scan(r, &v)
+	})
+	if err == nil && !found {
+		err = site.ErrNotFound
+	}
+	return v, err
+}
+
+// many runs a query for a list.
+func many[T any](t *tx, query string, scan func(row, *T) error, args ...any) ([]T, error) {
+	var list []T
+	err := t.query(query, args, func(r row) error {
+		var v T
+		if err := scan(r, &v); err != nil {
+			return err
+		}
+		list = append(list, v)
+		return nil
+	})
+	return list, err
+}
+
+// value scans a row of one column.
+func value[T any](r row, v *T) error { return r.Scan(v) }
+
+// Times are kept as microseconds since 1970 UTC, in both databases and also for the zero time, so that they come back as they went in and
+// sort as they should.
+
+// micros is the column value of t.
+func micros(t time.Time) int64 { return t.UnixMicro() }
+
+// instant scans a time.
+type instant struct{ to *time.Time }
+
+// Scan implements sql.Scanner.
+func (i instant) Scan(src any) error {
+	n, ok := src.(int64)
+	if !ok {
+		return fmt.Errorf("scan time: got %T", src)
+	}
+	*i.to = time.UnixMicro(n).UTC()
+	return nil
+}
+
+// blob is the column value of b: columns are never null, and an empty value is read as nil.
+func blob(b []byte) []byte {
+	if b == nil {
+		return []byte{}
+	}
+	return b
+}
+
+// bytesTo scans a blob.
+type bytesTo struct{ to *[]byte }
+
+// Scan implements sql.Scanner.
+func (b bytesTo) Scan(src any) error {
+	v, ok := src.([]byte)
+	if !ok && src != nil {
+		return fmt.Errorf("scan bytes: got %T", src)
+	}
+	*b.to = append([]byte(nil), v...)
+	return nil
+}
+
+// object is the column value of a list or map: JSON, empty text when there is nothing.
+func object[T any](v T, length int) (string, error) {
+	if length == 0 {
+		return "", nil
+	}
+	text, err := json.Marshal(v)
+	return string(text), err
+}
+
+// objectTo scans a list or map.
+type objectTo[T any] struct{ to *T }
+
+// Scan implements sql.Scanner.
+func (o objectTo[T]) Scan(src any) error {
+	text, ok := src.(string)
+	if !ok {
+		return fmt.Errorf("scan JSON: got %T", src)
+	}
+	if text == "" {
+		return nil
+	}
+	return json.Unmarshal([]byte(text), o.to)
+}
+
+// limitOf is a row limit as SQL wants it; 0 means all.
+func limitOf(n int) int64 {
+	if n <= 0 {
+		return 1 << 62
+	}
+	return int64(n)
+}
