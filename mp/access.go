@@ -1,0 +1,55 @@
+package mp
+
+import (
+	"cmp"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"postern/ccm"
+	"postern/logfile"
+)
+
+// access writes the request's line in the access log and counts it.
+func (v *visit) access() {
+	taken := v.mp.now().Sub(v.began)
+	status := v.status
+	if v.w.status != 0 && v.w.status != status.Code {
+		status = ccm.Status{Code: v.w.status}
+	}
+	if hook := v.mp.config.Hooks.Request; hook != nil {
+		hook(v.exchangeDone(status, taken))
+	}
+	v.mp.config.AccessLog.Write(v.accessRecord(status, taken))
+}
+
+func (v *visit) accessRecord(status ccm.Status, taken time.Duration) logfile.AccessRecord {
+	ip, port := v.localAddress()
+	stem, _, _ := strings.Cut(v.r.RequestURI, "?")
+	return logfile.AccessRecord{
+		Time: v.began, ServerAddress: cmp.Or(v.mp.config.ServerIP, ip), Method: v.r.Method, Stem: stem, Query: v.loggedQuery(), Port: port,
+		ClientAddress: hostOnly(v.r.RemoteAddr), UserAgent: v.r.UserAgent(), Status: status.Code, SubStatus: status.SubStatus,
+		Windows: status.Windows, Bytes: v.w.bytes, Taken: taken,
+	}
+}
+
+// loggedQuery is the query where the protocol uses one. Elsewhere nothing is kept of it: it may hold what must not be in a log.
+func (v *visit) loggedQuery() string {
+	switch v.path.Endpoint {
+	case ccm.EndpointMP, ccm.EndpointMPTokenAuth, ccm.EndpointMPAltAuth:
+		return v.path.Query
+	}
+	return ""
+}
+
+func (v *visit) localAddress() (ip string, port int) {
+	address, _ := v.r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if address == nil {
+		return "", 0
+	}
+	host, text, _ := net.SplitHostPort(address.String())
+	port, _ = strconv.Atoi(text)
+	return host, port
+}

@@ -1,0 +1,131 @@
+package mp
+
+import (
+	"crypto/sha256"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"postern/auth"
+	"postern/catalog"
+	"postern/ccm"
+	"postern/logfile"
+	"postern/token"
+)
+
+// hop is where a request comes from.
+type hop struct {
+	connector string // its name, when a connector relays; else the caller stands here itself
+	pin       string
+	address   string // of the device: as the connector says, or of the connection
+	err       error  // why the certificate that was shown is no connector's
+}
+
+func (h hop) direct() bool { return h.connector == "" }
+
+// relay finds out who sends the request. Only the role certificate of an admitted connector makes the hop headers count; from everyone
+// else they are dropped. A connector that the site has blocked is refused outright.
+func (v *visit) relay() error {
+	v.hop.address = hostOnly(v.r.RemoteAddr)
+	v.setTrace(v.mp.newTrace())
+	if !v.showsCertificate() {
+		v.dropHopHeaders()
+		return nil
+	}
+	now := v.mp.now()
+	name, pin, err := v.mp.connectors.check(v, now)
+	if err != nil {
+		v.hop.err = err
+		v.dropHopHeaders()
+		return nil
+	}
+	if err := v.mp.site.ConnectorAdmitted(pin); err != nil {
+		v.hop.err = err
+		v.dropHopHeaders()
+		return err
+	}
+	v.hop.connector, v.hop.pin = name, pin
+	v.takeHopHeaders()
+	return nil
+}
+
+func (v *visit) showsCertificate() bool { return v.r.TLS != nil && len(v.r.TLS.PeerCertificates) > 0 }
+
+// dropHopHeaders removes what only a hop may say, and keeps the attempt.
+func (v *visit) dropHopHeaders() {
+	for _, name := range ccm.HopHeaders() {
+		if v.r.Header.Values(name) != nil {
+			v.remember(catalog.Errorf(catalog.HopHeadersForged, "the header %s was dropped", name), "request", "")
+			break
+		}
+	}
+	ccm.StripHop(v.r.Header)
+}
+
+// takeHopHeaders believes a connector. What is malformed is left out, never passed on.
+func (v *visit) takeHopHeaders() {
+	header := v.r.Header
+	if address, err := netip.ParseAddr(header.Get(ccm.HeaderClientAddress)); err == nil {
+		v.hop.address = address.String()
+	}
+	trace := v.trace
+	if t, ok := logfile.ParseTraceparent(header.Get("Traceparent")); ok {
+		trace.ID, trace.Span = t.ID, t.Span
+	}
+	if id := header.Get(ccm.HeaderMessageID); validMessageID(id) {
+		trace.Message = id
+	}
+	v.setTrace(trace)
+}
+
+// setTrace puts the request's ids where log lines, events and the answer take them from.
+func (v *visit) setTrace(t logfile.Trace) {
+	v.trace = t
+	v.r = v.r.WithContext(logfile.WithTrace(v.r.Context(), t))
+	v.w.Header().Set(ccm.HeaderMessageID, t.Message)
+}
+
+func validMessageID(id string) bool {
+	return id != "" && len(id) <= 64 && strings.Trim(id, "0123456789abcdefABCDEFGHIJKLMNOPQRSTUVWXYZghijklmnopqrstuvwxyz-_") == ""
+}
+
+// connectorCache remembers connectors' certificates that were found good, so that a connection's many requests cost one chain check.
+// What is remembered is about the certificate alone; whether the connector is admitted is asked at every request.
+type connectorCache struct {
+	mu    sync.Mutex
+	known map[[sha256.Size]byte]knownConnector
+}
+
+type knownConnector struct {
+	name, pin, root string
+	until           time.Time
+}
+
+// maxConnectors bounds the memory; a site has a handful.
+const maxConnectors = 256
+
+func newConnectorCache() *connectorCache {
+	return &connectorCache{known: map[[sha256.Size]byte]knownConnector{}}
+}
+
+func (c *connectorCache) check(v *visit, now time.Time) (name, pin string, err error) {
+	chain := v.r.TLS.PeerCertificates
+	sum, root := sha256.Sum256(chain[0].Raw), v.mp.site.RootPin()
+	c.mu.Lock()
+	known, ok := c.known[sum]
+	c.mu.Unlock()
+	if ok && known.root == root && now.Before(known.until) {
+		return known.name, known.pin, nil
+	}
+	if name, pin, err = auth.RoleCertificate(chain, root, token.RoleConnector, now); err != nil {
+		return "", "", err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.known) >= maxConnectors {
+		clear(c.known)
+	}
+	c.known[sum] = knownConnector{name: name, pin: pin, root: root, until: chain[0].NotAfter}
+	return name, pin, nil
+}
