@@ -1,0 +1,81 @@
+package gateway
+
+import (
+	"time"
+
+	"postern/catalog"
+	"postern/ccm"
+	"postern/tunnel"
+)
+
+// Status is a gateway's account of itself, for its administration door.
+type Status struct {
+	Names          []string            `json:"names"`
+	Pin            string              `json:"pin"`
+	Healthy        bool                `json:"healthy"`
+	Problems       []catalog.Code      `json:"problems,omitempty"` // what keeps it from being healthy, or soon will
+	SiteCode       ccm.SiteCode        `json:"site_code,omitempty"`
+	Epoch          uint64              `json:"epoch"`        // of the site state; 0 before the first
+	Acknowledged   uint64              `json:"acknowledged"` // the epoch that the site knows this gateway to have
+	AcknowledgedAt time.Time           `json:"acknowledged_at"`
+	Stale          bool                `json:"stale"` // the site was not heard for 30 s
+	LastHeard      time.Time           `json:"last_heard"`
+	Connectors     []tunnel.Connection `json:"connectors"`
+	Certificate    Certificate         `json:"certificate"` // what devices see
+	Requests       int64               `json:"requests"`    // since the start
+	Refused        int64               `json:"refused"`     // of them, refused here or broken off
+	TurnedAway     int64               `json:"turned_away"` // connections beyond the limits
+	LostLines      uint64              `json:"lost_lines"`  // of CMGService.log
+}
+
+// Certificate is what devices see of the gateway.
+type Certificate struct {
+	Source   string    `json:"source"` // CertificateCompany, CertificateSite or CertificateSelfSigned
+	NotAfter time.Time `json:"not_after"`
+}
+
+// Status returns the gateway's account of itself.
+func (g *Gateway) Status() Status {
+	state, _ := g.state.Current()
+	shown := g.certificates.current.Load()
+	requests, refused := g.service.totals()
+	acknowledged, at := g.acked.last()
+	problems := g.problems()
+	return Status{
+		Names: g.names, Pin: g.pin, Healthy: g.healthy(), Problems: problems,
+		SiteCode: state.SiteCode, Epoch: state.Epoch, Acknowledged: acknowledged, AcknowledgedAt: at,
+		Stale: g.state.Stale(), LastHeard: g.state.LastHeard(), Connectors: g.hub.Connections(),
+		Certificate: Certificate{Source: shown.source, NotAfter: shown.Leaf.NotAfter},
+		Requests:    requests, Refused: refused, TurnedAway: g.turnedAway.load(), LostLines: g.service.log.Lost(),
+	}
+}
+
+// healthy reports whether a device's request can be judged by what the site says now,
+// and carried.
+func (g *Gateway) healthy() bool { return !g.state.Stale() && len(g.hub.Connections()) > 0 }
+
+func (g *Gateway) problems() []catalog.Code {
+	_, known := g.state.Current()
+	shown := g.certificates.current.Load()
+	g.kept.mu.Lock()
+	keeping := g.kept.err
+	g.kept.mu.Unlock()
+	checks := []struct {
+		wrong bool
+		code  catalog.Code
+	}{
+		{len(g.hub.Connections()) == 0, catalog.NoConnector},
+		{!known, catalog.StateMissing},
+		{known && g.state.Stale(), catalog.StateStale},
+		{keeping != nil, catalog.GatewayStateFile},
+		{shown.source == CertificateSelfSigned, catalog.GatewaySelfSigned},
+		{g.now().After(shown.Leaf.NotAfter), catalog.GatewayCertificateExpired},
+	}
+	var codes []catalog.Code
+	for _, check := range checks {
+		if check.wrong {
+			codes = append(codes, check.code)
+		}
+	}
+	return codes
+}
