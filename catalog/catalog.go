@@ -138,7 +138,7 @@ func readArea(fsys fs.FS, name string) Area {
 // ranges are the codes that each area owns, first and last.
 var ranges = map[string][2]Code{
 	"wire":         {"P100", "P149"},
-	"wire2":        {"P150", "P199"},
+	"message":      {"P150", "P199"},
 	"token":        {"P200", "P299"},
 	"registration": {"P300", "P349"},
 	"mp":           {"P350", "P399"},

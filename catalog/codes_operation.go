@@ -40,6 +40,4 @@ const (
 	BackupFailed Code = "P766"
 	// ToolMissing: This machine lacks a program that the command needs.
 	ToolMissing Code = "P767"
-	// Stopping: The server is being stopped and takes no new work.
-	Stopping Code = "P768"
 )

@@ -26,8 +26,4 @@ const (
 	DeviceBlocked Code = "P310"
 	// DeviceLevel: That level is not an approval.
 	DeviceLevel Code = "P311"
-	// RegistrationPending: Registration waits for the database.
-	RegistrationPending Code = "P312"
-	// RegistrationScope: The token opens nothing but registration.
-	RegistrationScope Code = "P313"
 )

@@ -119,7 +119,7 @@ func New(config Config) (*ManagementPoint, error) {
 		stopping:   make(chan struct{}),
 		renamed:    newRenames(),
 	}
-	m.bearer = auth.NewBearer(auth.BearerConfig{Keys: m.site, Revocation: m.site, Replay: m.site, URL: m.calledURL, Now: m.now})
+	m.bearer = auth.NewBearer(auth.BearerConfig{Keys: m.site, Revocation: m.site, Replay: replayMemory{shared: m.site, local: auth.NewMemory(maxRemembered, m.now)}, URL: m.calledURL, Now: m.now})
 	m.routes, m.endpoints = routeTable(), endpoints()
 	if config.InboxDir == "" {
 		return m, nil

@@ -26,7 +26,7 @@ const (
 	RoleGateway         Role = token.RoleGateway
 )
 
-// roleLife is the life of a role certificate; roles renew at two thirds of it.
+// roleLife is the life of a role certificate; gateways renew at two thirds of it, management points take a fresh one at each start and every thirty days.
 const roleLife = 365 * 24 * time.Hour
 
 // backdate lets a certificate begin before the clock of a slow peer.

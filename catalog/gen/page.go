@@ -13,7 +13,7 @@ type heading struct{ area, title string }
 // headings are the titles of the areas on the page, in reading order.
 var headings = []heading{
 	{"wire", "The wire: messages, paths, certificates"},
-	{"wire2", "The wire: registration, policy, location"},
+	{"message", "The wire: registration, policy, location"},
 	{"token", "Tokens"},
 	{"registration", "Registration and approval"},
 	{"mp", "Management point"},

@@ -1,0 +1,169 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/gofrs/flock"
+	"golang.org/x/sync/singleflight"
+
+	"postern/catalog"
+	"postern/keyfile"
+	"postern/logfile"
+)
+
+// Config is what an Agent needs. Dir is required.
+type Config struct {
+	Dir string // state folder, made when it is missing; owner-only
+
+	Passphrase []byte // protects state.key, when given
+	Credential string // path of a systemd credential that is the key, instead of state.key
+
+	Now     func() time.Time // the device's clock; default time.Now
+	Rand    io.Reader        // safe for concurrent use; default crypto/rand
+	Logs    *logfile.Folder  // ccmsetup.log and the others; nil writes none
+	Log     *slog.Logger     // default: nothing is logged
+	Observe func(Step)       // told of every act as it ends; may be nil
+
+	// Wait returns after d, or with ctx's error. Default: a timer.
+	Wait func(ctx context.Context, d time.Duration) error
+	// Dial opens connections; default net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Proxy says which proxy to use; default http.ProxyFromEnvironment.
+	Proxy func(*http.Request) (*url.URL, error)
+}
+
+// Agent is the client of one state folder. It is safe for concurrent use; several
+// processes may share a folder, and take turns when they change it.
+type Agent struct {
+	config Config
+	logs   logs
+	log    *slog.Logger
+	key    *keyfile.Key
+	clock  *clock
+
+	acts chan struct{} // holds one element while an act changes the folder
+	lock *flock.Flock  // the same between processes
+
+	mu     sync.Mutex // guards what follows
+	record record
+	tokens tokenCache
+	keys   *identity
+	client *http.Client
+	via    string // what client was made for
+
+	renewals singleflight.Group
+	makeKeys func(random io.Reader) (signing, encryption *rsaKey, err error)
+}
+
+// Open opens the agent of a state folder, and makes the folder and its key file when they
+// are missing. Nothing is sent. Errors have the codes ClientFolderOpen, ClientStateDamaged,
+// ClientKeysUnreadable, FolderNotWritable and those of the key file.
+func Open(config Config) (*Agent, error) {
+	config = config.withDefaults()
+	if err := openFolder(config.Dir); err != nil {
+		return nil, err
+	}
+	key, err := openKey(config)
+	if err != nil {
+		return nil, err
+	}
+	a := &Agent{
+		config: config, log: config.Log, logs: newLogs(config.Logs), key: key, clock: &clock{now: config.Now},
+		acts: make(chan struct{}, 1), lock: flock.New(filepath.Join(config.Dir, "lock"), flock.SetPermissions(0o600)),
+		makeKeys: generateKeys,
+	}
+	return a, a.load()
+}
+
+func (c Config) withDefaults() Config {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Observe == nil {
+		c.Observe = func(Step) {}
+	}
+	if c.Wait == nil {
+		c.Wait = wait
+	}
+	if c.Dial == nil {
+		c.Dial = (&net.Dialer{Timeout: 30 * time.Second}).DialContext
+	}
+	if c.Proxy == nil {
+		c.Proxy = http.ProxyFromEnvironment
+	}
+	return c
+}
+
+// Close ends idle connections. The agent may be used again afterwards.
+func (a *Agent) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.client != nil {
+		a.client.CloseIdleConnections()
+	}
+	return nil
+}
+
+// lockTimeout is how long an act waits for another process to finish its own.
+const lockTimeout = 30 * time.Second
+
+// exclusive runs an act that changes the folder: one at a time in this process and among
+// processes, on what the folder says now.
+func (a *Agent) exclusive(ctx context.Context, act func() error) error {
+	select {
+	case a.acts <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-a.acts }()
+	waiting, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	if locked, err := a.lock.TryLockContext(waiting, 50*time.Millisecond); !locked {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return catalog.Wrap(catalog.StateInUse, err, "another process works on %s", a.config.Dir)
+	}
+	defer a.lock.Unlock()
+	if err := a.load(); err != nil {
+		return err
+	}
+	return act()
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// jitter returns a duration between d-d/5 and d+d/5, so that devices that began together
+// do not go on together.
+func (a *Agent) jitter(d time.Duration) time.Duration {
+	var b [8]byte
+	if _, err := io.ReadFull(a.config.Rand, b[:]); err != nil || d < 5 {
+		return d
+	}
+	return d - d/5 + time.Duration(binary.BigEndian.Uint64(b[:])%uint64(2*(d/5)))
+}

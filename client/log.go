@@ -1,0 +1,195 @@
+package client
+
+import (
+	"errors"
+	"net/url"
+	"time"
+
+	"postern/catalog"
+	"postern/ccm"
+	"postern/logfile"
+)
+
+// logs are the files that administrators know (protocol.md 8.2). The lines below are word
+// for word those of the documents, but for the few that say so.
+type logs struct {
+	setup     *logfile.Log // ccmsetup.log
+	identity  *logfile.Log // ClientIDManagerStartup.log
+	messaging *logfile.Log // CcmMessaging.log
+	location  *logfile.Log // LocationServices.log
+	folder    *logfile.Folder
+}
+
+func newLogs(folder *logfile.Folder) logs {
+	open := func(component string) *logfile.Log {
+		return folder.Log(logfile.File{Name: component + ".log", Component: component, Format: logfile.Client})
+	}
+	return logs{open("ccmsetup"), open("ClientIDManagerStartup"), open("CcmMessaging"), open("LocationServices"), folder}
+}
+
+// account is whose token is cached: the system's own (S2).
+const account = "S-1-5-18"
+
+// httpLine is how a component writes a request, and how it names itself in it. The numbers
+// are those of the samples; no document says what they mean.
+type httpLine struct {
+	prefix, agent  string
+	flags, options string
+	number         int // Options in an error line
+}
+
+func setupLine() httpLine { return httpLine{"ccmsetup", "ccmsetup", "0x4100", "0xe0", 224} }
+func messageLine() httpLine {
+	return httpLine{"ccmhttp", "ccmhttp", "0x4200", "0x1e0", 480}
+}
+func policyLine() httpLine {
+	return httpLine{"SMS CCM 5.0", "SMS CCM 5.0", "0x4200", "0x1e0", 480}
+}
+
+// write says where a request goes (S2).
+func (l httpLine) write(log *logfile.Log, r route, q call) {
+	tokenAuth := 0
+	if q.token != "" && !q.preAuth {
+		tokenAuth = 1
+	}
+	path := q.url
+	if u, err := url.Parse(q.url); err == nil {
+		path = u.Path
+	}
+	log.Infof("%s: Host=%s, Path=%s, Port=%s, Protocol=%s, CcmTokenAuth=%d, Flags=%s, Options=%s", l.prefix, hostName(r.Host), path, r.port(), r.Scheme, tokenAuth, l.flags, l.options)
+	if tokenAuth == 1 {
+		log.Infof("Appending CCM Token to the header.")
+	}
+}
+
+// Lines about tokens (S2).
+
+func (logs) askingToken(log *logfile.Log, r route) {
+	log.Infof("Getting CCM Token from STS server '%s'", r.name())
+	log.Infof("Getting CCM Token from %s", r.url(ccm.EndpointSTS, ""))
+}
+
+const logTime = "01/02/2006 15:04:05"
+
+func (logs) tokenCached(log *logfile.Log, expires time.Time) {
+	log.Infof("Cached encrypted token for '%s'. Will expire at '%s'", account, expires.UTC().Format(logTime))
+}
+
+func (logs) tokenEnds(log *logfile.Log, expires time.Time) {
+	log.Infof("CCM Token for '%s' (%s) is already expired or close to expire", account, expires.UTC().Format(logTime))
+}
+
+// selfProveCached has no line in the documents: S3 shows it as a picture only.
+func (logs) selfProveCached(log *logfile.Log, expires time.Time) {
+	log.Infof("Received self-prove token. Will expire at '%s'", expires.UTC().Format(logTime))
+}
+
+// Lines about registration (S2, product.md 5.5).
+
+func (l logs) registrationStarts(attempt int) {
+	l.identity.Infof("[RegTask] - Starting registration, attempt %d.", attempt)
+}
+
+func (l logs) registrationSent(id ccm.ClientID) {
+	l.identity.Infof("[RegTask] - Client is not registered. Sending registration request for %s ...", id)
+}
+
+func (l logs) registered(id ccm.ClientID, approval ccm.ApprovalStatus) {
+	l.identity.Infof("[RegTask] - Client is registered. Server assigned ClientID is %s. Approval status %d", id, int(approval))
+}
+
+func (l logs) registrationRejected(status int) {
+	l.identity.Errorf("[RegTask] - Server rejected registration %d", status)
+}
+
+// registrationPending has no line in the documents.
+func (l logs) registrationPending(id ccm.ClientID, next time.Duration) {
+	l.identity.Infof("[RegTask] - Registration of %s is pending. Asking again in %d seconds.", id, int(next.Seconds()))
+}
+
+// Lines about messages (S2).
+
+func (logs) messageSent(c *conversation, id, endpoint, address string) {
+	c.log.Infof("Sending remote sync message '%s' to host '%s' endpoint '%s'. Flags 0x280, sender account %s", id, c.route.name(), endpoint, account)
+	if c.route.secure() {
+		c.log.Infof("Target URL scheme is HTTPS: %s", address)
+	}
+}
+
+func (logs) messageAnswered(c *conversation, id, reply string) {
+	c.log.Infof("Message '%s' got reply message '%s' to endpoint 'dummy'", id, reply)
+}
+
+// Lines about failures (S4).
+
+func (logs) badStatus(c *conversation, address string, status ccm.Status) {
+	c.log.Errorf("[CCMHTTP] ERROR: URL=%s, Port=%s, Options=%d, Code=0, Text=CCM_E_BAD_HTTP_STATUS_CODE", address, c.route.port(), c.line.number)
+	c.log.Errorf("[CCMHTTP] ERROR INFO: StatusCode=%d StatusText=%s", status.Code, status.Reason)
+}
+
+// winHTTP are the numbers and names that the log gives to connections that failed.
+type winHTTP struct {
+	number int
+	name   string
+	flag   string // of WINHTTP_CALLBACK_STATUS_SECURE_FAILURE
+	bit    int
+}
+
+func winHTTPErrors() map[catalog.Code]winHTTP {
+	const secure, name = 12175, "ERROR_WINHTTP_SECURE_FAILURE"
+	return map[catalog.Code]winHTTP{
+		catalog.ClientServerRoot:      {secure, name, "INVALID_CA", 0x8},
+		catalog.ClientServerUntrusted: {secure, name, "INVALID_CA", 0x8},
+		catalog.ClientServerHost:      {secure, name, "CERT_CN_INVALID", 0x10},
+		catalog.ClientServerExpired:   {secure, name, "CERT_DATE_INVALID", 0x20},
+		catalog.ClientServerRole:      {secure, name, "CERT_WRONG_USAGE", 0x40},
+		catalog.ClientTLSFailed:       {secure, name, "SECURITY_CHANNEL_ERROR", 0x80000000},
+		catalog.ClientNameNotResolved: {12007, "ERROR_WINHTTP_NAME_NOT_RESOLVED", "", 0},
+		catalog.ClientCannotConnect:   {12029, "ERROR_WINHTTP_CANNOT_CONNECT", "", 0},
+		catalog.ClientTimeout:         {12002, "ERROR_WINHTTP_TIMEOUT", "", 0},
+		catalog.ClientConnectionLost:  {12030, "ERROR_WINHTTP_CONNECTION_ERROR", "", 0},
+	}
+}
+
+// connectionFailed writes a failed connection where S4 shows it: in the component's own
+// log, and a failed recognition in LocationServices.log too.
+func (l logs) connectionFailed(c *conversation, address string, err error) {
+	failure, ok := winHTTPErrors()[catalog.CodeOf(err)]
+	if !ok {
+		return
+	}
+	files := []*logfile.Log{c.log}
+	if failure.flag != "" && c.log != l.location {
+		files = append(files, l.location)
+	}
+	for _, log := range files {
+		if failure.flag != "" {
+			log.Infof("[CCMHTTP] AsyncCallback():")
+			log.Errorf("[CCMHTTP] AsyncCallback(): WINHTTP_CALLBACK_STATUS_SECURE_FAILURE Encountered")
+			log.Infof("[CCMHTTP] : dwStatusInformationLength is 4")
+			log.Infof("[CCMHTTP] : lpvStatusInformation is 0x%x", failure.bit)
+			log.Errorf("[CCMHTTP] : WINHTTP_CALLBACK_STATUS_FLAG_%s is set", failure.flag)
+		}
+		log.Errorf("[CCMHTTP] ERROR: URL=%s, Port=%s, Options=%d, Code=%d, Text=%s", address, c.route.port(), c.line.number, failure.number, failure.name)
+		log.Errorf("%s", plain(err)) // ours: what that means
+	}
+}
+
+// plain is an error for a person who reads a log: code, title and detail.
+func plain(err error) string {
+	e, ok := errors.AsType[*catalog.Error](err)
+	if !ok {
+		return err.Error()
+	}
+	entry, _ := catalog.Lookup(e.Code)
+	return string(e.Code) + " " + entry.Title + ": " + e.Detail
+}
+
+// clockIsWrong has no line in the documents.
+func (logs) clockIsWrong(log *logfile.Log, siteAhead time.Duration) {
+	if siteAhead > 0 {
+		log.Warningf("The clock of this device is %d seconds behind the site's. Going on with the site's time.", int(siteAhead.Seconds()))
+		return
+	}
+	log.Warningf("The clock of this device is %d seconds ahead of the site's. Going on with the site's time.", -int(siteAhead.Seconds()))
+}

@@ -1,0 +1,222 @@
+package client
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"postern/catalog"
+	"postern/ccm"
+)
+
+const endpointRegistration = "MP_ClientRegistration"
+
+// agentIdentity and agentVersion name this program in registrations.
+const (
+	agentIdentity = "Postern"
+	agentVersion  = "5.00.9122.1000"
+)
+
+// Waits for a registration that is pending (SDK07: 30 seconds to 5 minutes).
+const (
+	firstConfirm = 2 * time.Second
+	lastConfirm  = time.Minute
+	maxConfirm   = 5 * time.Minute
+)
+
+// maxRegistrations is how often one Enrol sends the registration when the site asks for
+// it again.
+const maxRegistrations = 3
+
+// register makes the site know the device (protocol.md 3). The record says registered
+// afterwards.
+func (e *enrolment) register(ctx context.Context) error {
+	if e.a.current().State.registered() {
+		return nil
+	}
+	for attempt := 1; attempt <= maxRegistrations; attempt++ {
+		again, err := e.registerOnce(ctx, attempt)
+		if err != nil || !again {
+			return err
+		}
+	}
+	return catalog.Errorf(catalog.ClientRegistrationReset, "registered %d times", maxRegistrations)
+}
+
+// registerOnce sends a registration, or the confirmation of one that was pending, and
+// reports whether it is to be sent again.
+func (e *enrolment) registerOnce(ctx context.Context, attempt int) (again bool, err error) {
+	if err := e.prepareRegistration(attempt); err != nil {
+		return false, err
+	}
+	var response ccm.RegistrationResponse
+	if e.a.current().State != StatePending {
+		err := e.a.step(ctx, e.c.route.hop(), "registration message", func() (err error) {
+			response, err = e.sendRegistration(ctx, ccm.RegistrationTypeRegistration)
+			return err
+		})
+		if err != nil {
+			return e.dated(err)
+		}
+	} else {
+		response.Status, response.SMSID = ccm.RegistrationPending, e.a.current().ClientID
+	}
+	if response.Status == ccm.RegistrationPending {
+		if response, err = e.confirm(ctx, response); err != nil {
+			return false, err
+		}
+	}
+	return e.concluded(ctx, response)
+}
+
+// prepareRegistration fixes the message id and, for a device without a reserved id, one
+// that it proposes.
+func (e *enrolment) prepareRegistration(attempt int) error {
+	r := e.a.current()
+	if r.Message == "" || r.ClientID == "" {
+		id, err := e.a.newMessageID()
+		if err != nil {
+			return err
+		}
+		proposed := e.a.cached().CCM.Client
+		if proposed == "" {
+			if proposed, err = ccm.NewClientID(e.a.config.Rand); err != nil {
+				return err
+			}
+		}
+		err = e.a.save(func(r *record) {
+			r.Message = id
+			if r.ClientID == "" {
+				r.ClientID = proposed
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	e.a.logs.registrationStarts(attempt)
+	return nil
+}
+
+// sendRegistration sends a registration or a confirmation; both have one message id, as
+// the messaging SDK does it (protocol.md 12).
+func (e *enrolment) sendRegistration(ctx context.Context, kind string) (ccm.RegistrationResponse, error) {
+	r := e.a.current()
+	if kind == ccm.RegistrationTypeRegistration {
+		e.a.logs.registrationSent(r.ClientID)
+	}
+	m := message{id: r.Message, endpoint: endpointRegistration, token: e.token(), body: func(now time.Time) (string, error) { return e.registration(kind, now) }}
+	got, err := e.a.deliver(ctx, e.c.to(e.a.logs.messaging, messageLine()), m)
+	if e.siteTime = got.date; err != nil {
+		return ccm.RegistrationResponse{}, err
+	}
+	response, err := ccm.ParseRegistrationResponse(got.text)
+	switch {
+	case err != nil:
+		return response, err
+	case response.Type != "" && !strings.EqualFold(response.Type, kind):
+		return response, catalog.Errorf(catalog.ClientReplyOther, "asked for a %s, answered %.40q", kind, clean(response.Type, 40))
+	case response.Status <= ccm.RegistrationPending && response.SMSID == "":
+		return response, catalog.Errorf(catalog.ClientAnswerUnreadable, "the registration's answer names no client id")
+	}
+	return response, nil
+}
+
+// registration writes the body.
+func (e *enrolment) registration(kind string, now time.Time) (string, error) {
+	if !e.a.identity().validAt(now) {
+		if err := e.a.recertify(now); err != nil {
+			return "", err
+		}
+	}
+	r, keys := e.a.current(), e.a.identity()
+	request := ccm.RegistrationRequest{
+		Type: kind, SMSID: r.ClientID, TimeStamp: wireTime(now), Agent: ccm.Agent{Identity: agentIdentity, Version: agentVersion}, KeyType: 1,
+		Signing: keys.signingCert, Encryption: keys.encryptionCert,
+		Properties: map[string]string{
+			"netbios name": netBIOSName(r.Name), "fq name": r.Name, "internetflag": string(rune('0' + r.Internet)), "agent edition": "0",
+		},
+	}
+	if kind == ccm.RegistrationTypeConfirmation {
+		request.SignatureSMSID = string(r.ClientID)
+	}
+	return ccm.BuildRegistration(request, keys.signing)
+}
+
+// netBIOSName is a host's short name.
+func netBIOSName(name string) string {
+	short, _, _ := strings.Cut(name, ".")
+	short = strings.ToUpper(short)
+	return short[:min(len(short), 15)]
+}
+
+// dated looks whether a refusal without a word has to do with the certificates' dates: a
+// device whose clock was days ahead has made certificates that the site takes for not
+// begun. The site's time is used for that only, so it may come over plain HTTP.
+func (e *enrolment) dated(err error) (again bool, _ error) {
+	if catalog.CodeOf(err) != catalog.ReplyEmpty || e.recertified || e.siteTime.IsZero() || e.a.identity().validAt(e.siteTime) {
+		return false, err
+	}
+	e.recertified = true
+	return true, e.a.recertify(e.siteTime)
+}
+
+// confirm asks until the site has decided, a few minutes long. The token stays in memory
+// meanwhile.
+func (e *enrolment) confirm(ctx context.Context, response ccm.RegistrationResponse) (ccm.RegistrationResponse, error) {
+	a, until := e.a, e.a.config.Now().Add(maxConfirm)
+	for pause := firstConfirm; response.Status == ccm.RegistrationPending; pause = min(2*pause, lastConfirm) {
+		this := a.jitter(pause)
+		err := a.save(func(r *record) {
+			r.State, r.ClientID = StatePending, response.SMSID
+			r.WaitingFor, r.NextTry = "the site to carry out the registration", a.config.Now().Add(this).UTC()
+		})
+		if err != nil {
+			return response, err
+		}
+		if !a.config.Now().Add(this).Before(until) {
+			return response, catalog.Errorf(catalog.ClientRegistrationWaits, "the site keeps the registration of %s", response.SMSID)
+		}
+		a.logs.registrationPending(response.SMSID, this)
+		if err := a.config.Wait(ctx, this); err != nil {
+			return response, err
+		}
+		err = a.step(ctx, e.c.route.hop(), "registration confirmation", func() (err error) {
+			response, err = e.sendRegistration(ctx, ccm.RegistrationTypeConfirmation)
+			return err
+		})
+		if err != nil {
+			return response, err
+		}
+	}
+	return response, nil
+}
+
+// concluded acts on a decision (protocol.md 3.4).
+func (e *enrolment) concluded(ctx context.Context, response ccm.RegistrationResponse) (again bool, err error) {
+	switch response.Status {
+	case ccm.RegistrationDone:
+		return false, e.registered(ctx, response)
+	case ccm.RegistrationRejected:
+		if again, err := e.dated(catalog.Errorf(catalog.ReplyEmpty, "rejected")); again {
+			return again, err
+		}
+		e.a.logs.registrationRejected(response.Status)
+		return false, catalog.Errorf(catalog.ClientRegistrationRejected, "status %d for %s", response.Status, e.a.identity().thumbprint)
+	case ccm.RegistrationCertificateReset:
+		if err := e.a.recertify(e.a.clock.corrected()); err != nil {
+			return false, err
+		}
+	}
+	return true, e.a.save(func(r *record) { r.State, r.Message = StateKeysMade, "" })
+}
+
+func (e *enrolment) registered(ctx context.Context, response ccm.RegistrationResponse) error {
+	return e.a.step(ctx, "client", "registered as "+string(response.SMSID)+", approval status "+response.ApprovalStatus.String(), func() error {
+		e.a.logs.registered(response.SMSID, response.ApprovalStatus)
+		return e.a.save(func(r *record) {
+			r.State, r.ClientID, r.Approval, r.Message = StateRegistered, response.SMSID, response.ApprovalStatus, ""
+			r.WaitingFor, r.NextTry = "", time.Time{}
+		})
+	})
+}

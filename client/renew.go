@@ -1,0 +1,220 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"postern/catalog"
+	"postern/token"
+)
+
+// fresh returns a CCM token that lasts, or "" on a route without TLS, where messages go
+// by their signature alone. refused is a token that the server has not taken.
+func (a *Agent) fresh(ctx context.Context, c *conversation, refused string) (string, error) {
+	if !c.route.secure() {
+		return "", nil
+	}
+	now := a.clock.corrected()
+	if t := a.cached().CCM; t.Scope == token.ScopeClient && t.lasts(now, closeToExpiry) && t.Token != refused {
+		return t.Token, nil
+	} else if t.Token != "" && t.Token != refused {
+		a.logs.tokenEnds(c.log, t.Expires)
+	}
+	err := a.renewOnce(ctx, c, renewal{refused: refused})
+	t := a.cached().CCM
+	if err != nil && Transient(err) && t.Scope == token.ScopeClient && t.lasts(now, 0) && t.Token != refused {
+		a.log.WarnContext(ctx, "the CCM token could not be renewed and is used until it ends", "error", err)
+		return t.Token, nil
+	}
+	return t.Token, err
+}
+
+// renewal says what is to be renewed besides what is due.
+type renewal struct {
+	refused string // this CCM token, if it is still the one
+	ccm     bool   // the CCM token in any case
+	both    bool   // and the self-prove token
+}
+
+func (n renewal) key() string {
+	switch {
+	case n.both:
+		return "both"
+	case n.ccm:
+		return "ccm"
+	case n.refused != "":
+		return "refused " + token.Hash(n.refused)
+	}
+	return "due"
+}
+
+// renewTime bounds a renewal that several may wait for.
+const renewTime = 3 * requestTime
+
+// renewOnce renews in a single flight: whoever needs the same waits for the same exchange.
+// It ends when ctx does, the exchange then goes on for the others.
+func (a *Agent) renewOnce(ctx context.Context, c *conversation, n renewal) error {
+	done := a.renewals.DoChan(n.key(), func() (any, error) {
+		ctx, cancel := context.WithTimeout(contextOf(ctx), renewTime)
+		defer cancel()
+		return nil, a.exclusive(ctx, func() error { return a.renewLocked(ctx, c, n) })
+	})
+	select {
+	case result := <-done:
+		return result.Err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// renewLocked renews what is still due once the folder is ours: another process may have
+// done it.
+func (a *Agent) renewLocked(ctx context.Context, c *conversation, n renewal) error {
+	err := a.renewTokens(ctx, c, n)
+	return errors.Join(err, a.remember(err))
+}
+
+func (a *Agent) renewTokens(ctx context.Context, c *conversation, n renewal) error {
+	if !a.current().State.registered() {
+		return notEnrolled()
+	}
+	now, t := a.clock.corrected(), a.cached()
+	due := t.CCM.Scope != token.ScopeClient || !t.CCM.lasts(now, closeToExpiry) || t.CCM.Token == n.refused
+	if due || n.ccm || n.both {
+		got, err := a.obtain(ctx, c, token.KindCCM, "")
+		if err != nil {
+			return err
+		}
+		if got.Scope != token.ScopeClient {
+			return catalog.Errorf(catalog.ClientNotEnrolled, "the site does not know this device any more; enrol again")
+		}
+	}
+	if n.both || a.selfProveDue() {
+		_, err := a.obtain(ctx, c, token.KindSelfProve, "")
+		return err
+	}
+	return nil
+}
+
+func (a *Agent) selfProveDue() bool {
+	now, t := a.clock.corrected(), a.cached().SelfProve
+	return !t.lasts(now, 0) || !now.Before(t.Issued.Add(selfProveRenew))
+}
+
+// Renew renews the CCM token when it is close to expiry and the self-prove token when it
+// is 30 days old; with force both. On a route without TLS there is nothing to renew.
+func (a *Agent) Renew(ctx context.Context, force bool) error {
+	return a.renew(ctx, renewal{both: force})
+}
+
+func (a *Agent) renew(ctx context.Context, n renewal) error {
+	r := a.current()
+	if !r.State.registered() {
+		return notEnrolled()
+	}
+	if !r.Route.secure() {
+		return nil
+	}
+	ctx, c := a.converse(ctx, r, a.logs.messaging, messageLine())
+	return a.renewOnce(ctx, c, n)
+}
+
+// Waits of Run.
+const (
+	firstRetry = time.Minute
+	lastRetry  = 30 * time.Minute
+	idleWait   = 24 * time.Hour // on a route without tokens
+)
+
+// Run keeps the tokens fresh until ctx ends, and then returns nil. Renewals come at a time
+// of their own for each device, between 60 and 90 hundredths of the CCM token's rest;
+// failures are tried again, later each time. A device that is not enrolled, or whose
+// tokens have all ended, is an error: waiting would not help.
+func (a *Agent) Run(ctx context.Context) error {
+	retry := firstRetry
+	err := a.renew(ctx, renewal{})
+	for ctx.Err() == nil {
+		pause := a.jitter(a.rest() * 3 / 4)
+		switch {
+		case err == nil:
+			retry = firstRetry
+		case !Transient(err) && refusedForGood(err):
+			return err
+		default:
+			pause = max(a.jitter(retry), asked(err))
+			retry = min(2*retry, lastRetry)
+		}
+		a.planned(ctx, pause)
+		if a.config.Wait(ctx, pause) != nil {
+			break
+		}
+		err = a.renew(ctx, renewal{ccm: true})
+	}
+	return nil
+}
+
+// rest is how long the CCM token lasts yet, at least a minute or so.
+func (a *Agent) rest() time.Duration {
+	if !a.current().Route.secure() {
+		return idleWait
+	}
+	return max(a.cached().CCM.Expires.Sub(a.clock.corrected()), 2*time.Minute)
+}
+
+// refusedForGood are failures that only a person can end.
+func refusedForGood(err error) bool {
+	switch catalog.CodeOf(err) {
+	case catalog.ClientNotEnrolled, catalog.ClientAwayTooLong, catalog.ClientTokenNeeded, catalog.ClientNoTrustAnchor, catalog.ClientKeysUnreadable, catalog.ClientOtherID:
+		return true
+	}
+	return false
+}
+
+func asked(err error) time.Duration {
+	if said, ok := errors.AsType[*ServerError](err); ok {
+		return said.RetryAfter
+	}
+	return 0
+}
+
+// planned writes down when the next try is.
+func (a *Agent) planned(ctx context.Context, pause time.Duration) {
+	err := a.exclusive(ctx, func() error {
+		return a.save(func(r *record) { r.NextTry = a.config.Now().Add(pause).UTC() })
+	})
+	if err != nil && ctx.Err() == nil {
+		a.log.WarnContext(ctx, "the state cannot be written", "error", err)
+	}
+}
+
+// remember keeps how the last act ended, for Status.
+func (a *Agent) remember(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return a.save(func(r *record) {
+		r.NextTry = time.Time{}
+		r.LastError, r.ErrorText, r.WaitingFor = "", "", r.waiting(err)
+		if err != nil {
+			r.LastError, r.ErrorText = catalog.CodeOf(err), plain(err)
+		}
+	})
+}
+
+// waiting says for what, in words.
+func (r record) waiting(err error) string {
+	switch code := catalog.CodeOf(err); {
+	case err == nil && r.State == StateReady && level(r.Approval) == level(0):
+		return "approval by an administrator"
+	case err == nil:
+		return ""
+	case Transient(err):
+		return "the network or the server"
+	case code == catalog.ClientTokenNeeded || code == catalog.ClientAwayTooLong:
+		return "a bulk registration token"
+	case code == catalog.ClientRegistrationWaits:
+		return "the site to carry out the registration, and then the token again"
+	}
+	return "a person: see the last error"
+}

@@ -1,0 +1,145 @@
+package client
+
+import (
+	"slices"
+	"time"
+
+	"postern/catalog"
+	"postern/ccm"
+	"postern/proof"
+)
+
+// State is how far a device has come.
+type State string
+
+// The states, in their order. See the package comment.
+const (
+	StateNew            State = "new"
+	StateKeysMade       State = "keys-made"
+	StateTokenExchanged State = "token-exchanged"
+	StatePending        State = "pending"
+	StateRegistered     State = "registered"
+	StateReady          State = "ready"
+)
+
+func states() []State {
+	return []State{StateNew, StateKeysMade, StateTokenExchanged, StatePending, StateRegistered, StateReady}
+}
+
+// registered reports whether the site knows the device.
+func (s State) registered() bool { return s == StateRegistered || s == StateReady }
+
+// record is state.json. It holds no secret.
+type record struct {
+	State      State        `json:"state"`
+	Since      time.Time    `json:"since"`
+	WaitingFor string       `json:"waiting_for,omitempty"`
+	NextTry    time.Time    `json:"next_try,omitzero"`
+	LastError  catalog.Code `json:"last_error,omitempty"`
+	ErrorText  string       `json:"last_error_text,omitempty"`
+
+	ClientID ccm.ClientID        `json:"client_id,omitempty"` // final once registered; before that reserved or proposed
+	Approval ccm.ApprovalStatus  `json:"approval_status"`
+	Message  string              `json:"registration_message,omitempty"` // id that a registration and its confirmations share
+	Key      proof.KeyThumbprint `json:"key,omitempty"`
+
+	Route    route        `json:"route"`
+	Anchor   anchor       `json:"anchor"`
+	SiteCode ccm.SiteCode `json:"site_code,omitempty"`
+	Name     string       `json:"name,omitempty"`
+	Internet int          `json:"internet"` // InternetFlag (protocol.md 3.1)
+
+	Tokens   []TokenStatus `json:"tokens,omitempty"`
+	Policies []Assignment  `json:"policies,omitempty"`
+}
+
+func (r record) clone() record {
+	r.Tokens, r.Policies = slices.Clone(r.Tokens), slices.Clone(r.Policies)
+	return r
+}
+
+// check refuses what this version would misunderstand.
+func (r record) check() error {
+	if !slices.Contains(states(), r.State) {
+		return catalog.Errorf(catalog.ClientStateDamaged, "state.json says %.40q, which is no state", r.State)
+	}
+	if r.ClientID != "" {
+		if id, err := ccm.ParseClientID(string(r.ClientID)); err != nil || id != r.ClientID {
+			return catalog.Errorf(catalog.ClientStateDamaged, "state.json has a client id that is none")
+		}
+	}
+	if r.Route.Host != "" && (checkHost(r.Route.Host) != nil || r.Route.Scheme != "http" && r.Route.Scheme != "https") {
+		return catalog.Errorf(catalog.ClientStateDamaged, "state.json has an address that is none")
+	}
+	return nil
+}
+
+// TokenStatus is what is known of a cached token, without the token.
+type TokenStatus struct {
+	Kind    string    `json:"kind"` // ccm or self-prove
+	Scope   string    `json:"scope,omitempty"`
+	Issued  time.Time `json:"issued"`
+	Expires time.Time `json:"expires"`
+}
+
+// Status is what `postern client status` prints.
+type Status struct {
+	State      State        `json:"state"`
+	Since      time.Time    `json:"since"`
+	WaitingFor string       `json:"waiting_for,omitempty"` // empty when nothing is waited for
+	NextTry    time.Time    `json:"next_try,omitzero"`
+	LastError  catalog.Code `json:"last_error,omitempty"`
+	ErrorText  string       `json:"last_error_text,omitempty"`
+
+	ClientID       ccm.ClientID        `json:"client_id,omitempty"`
+	ApprovalStatus ccm.ApprovalStatus  `json:"approval_status"`
+	Approval       string              `json:"approval"` // in words
+	Level          string              `json:"level"`    // what the approval opens, in words
+	Key            proof.KeyThumbprint `json:"key,omitempty"`
+	Protection     string              `json:"protection"` // what protects the key
+
+	Gateway         string        `json:"gateway,omitempty"`          // HOST/CCM_Proxy_MutualAuth/<id>
+	ManagementPoint string        `json:"management_point,omitempty"` // when there is no gateway
+	Anchor          string        `json:"anchor,omitempty"`           // by what servers are recognised
+	SiteCode        ccm.SiteCode  `json:"site_code,omitempty"`
+	Name            string        `json:"name,omitempty"`
+	Tokens          []TokenStatus `json:"tokens,omitempty"`
+	Policies        []Assignment  `json:"policies,omitempty"`
+	ClockOffset     time.Duration `json:"clock_offset,omitempty"` // the site's clock less this device's, once learned
+}
+
+// Status returns how far the device has come, as the folder says it now: another process
+// may have changed it.
+func (a *Agent) Status() Status {
+	r, err := a.readRecord()
+	if err != nil {
+		r = a.current()
+	}
+	s := Status{
+		State: r.State, Since: r.Since, WaitingFor: r.WaitingFor, NextTry: r.NextTry, LastError: r.LastError, ErrorText: r.ErrorText,
+		ApprovalStatus: r.Approval, Key: r.Key, Protection: a.key.Protection(), Anchor: r.Anchor.String(), SiteCode: r.SiteCode, Name: r.Name,
+		Tokens: r.Tokens, Policies: r.Policies, ClockOffset: a.clock.difference(),
+	}
+	if s.ClientID = r.ClientID; !r.State.registered() {
+		s.ApprovalStatus = ccm.ApprovalUnknown
+	}
+	s.Approval, s.Level = s.ApprovalStatus.String(), level(s.ApprovalStatus)
+	if r.Route.RoleID != 0 {
+		s.Gateway = r.Route.name()
+	} else if r.Route.Host != "" {
+		s.ManagementPoint = r.Route.Scheme + "://" + r.Route.Host
+	}
+	return s
+}
+
+// level says what an approval status opens (design decision 2). The wire has no word for
+// the level secrets, which an administrator gives on top of managed.
+func level(status ccm.ApprovalStatus) string {
+	switch status {
+	case ccm.ApprovalUnknown:
+		return "not registered"
+	case ccm.ApprovalNone:
+		return "known: waits for an administrator (postern device approve)"
+	}
+	return "managed, or more if an administrator said so"
+}

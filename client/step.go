@@ -1,0 +1,67 @@
+package client
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"postern/catalog"
+	"postern/logfile"
+)
+
+// Step is one act of the agent as it ended, for a person who watches.
+type Step struct {
+	Hop   string // with whom: client, gateway or management point
+	What  string
+	OK    bool
+	Took  time.Duration
+	Code  string // of the failure
+	Error string
+	Trace string // id of the conversation, the one that the servers' logs have
+}
+
+// conversation is a row of requests that belong together: one trace, one log.
+type conversation struct {
+	trace logfile.Trace
+	log   *logfile.Log
+	agent string // User-Agent
+	line  httpLine
+	route route
+	name  string // the device's host name
+}
+
+// converse begins a conversation and puts its trace into the context.
+func (a *Agent) converse(ctx context.Context, r record, log *logfile.Log, line httpLine) (context.Context, *conversation) {
+	c := &conversation{trace: a.newTrace(), log: log, agent: line.agent, line: line, route: r.Route, name: r.Name}
+	return logfile.WithTrace(ctx, c.trace), c
+}
+
+// to is the same conversation, written into another log from here on.
+func (c *conversation) to(log *logfile.Log, line httpLine) *conversation {
+	next := *c
+	next.log, next.line, next.agent = log, line, line.agent
+	return &next
+}
+
+func (a *Agent) newTrace() logfile.Trace {
+	var random [24]byte
+	if _, err := io.ReadFull(a.config.Rand, random[:]); err != nil {
+		a.log.Error("read randomness", "error", err)
+	}
+	return logfile.NewTrace(random)
+}
+
+// step does one act and tells of it.
+func (a *Agent) step(ctx context.Context, hop, what string, act func() error) error {
+	began := a.config.Now()
+	err := act()
+	s := Step{Hop: hop, What: what, OK: err == nil, Took: a.config.Now().Sub(began), Trace: logfile.TraceOf(ctx).ID}
+	if err != nil {
+		s.Code, s.Error = string(catalog.CodeOf(err)), err.Error()
+		a.log.ErrorContext(ctx, what, "hop", hop, "code", s.Code, "error", err)
+	} else {
+		a.log.InfoContext(ctx, what, "hop", hop, "took", s.Took)
+	}
+	a.config.Observe(s)
+	return err
+}

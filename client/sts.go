@@ -1,0 +1,231 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"postern/catalog"
+	"postern/ccm"
+	"postern/token"
+)
+
+// The words of the token exchange (RFC 8693, RFC 7523; design decision 11).
+const (
+	grantExchange  = "urn:ietf:params:oauth:grant-type:token-exchange"
+	grantAssertion = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+	tokenURN       = "urn:postern:token:"
+)
+
+// When tokens are renewed.
+const (
+	closeToExpiry  = 10 * time.Minute    // a message waits for a new CCM token
+	selfProveRenew = 30 * 24 * time.Hour // "renews the token once a month" (S3)
+)
+
+// tokenCache is the content of tokens.sealed: "cached encrypted" (S2). The bulk
+// registration token is never in it.
+type tokenCache struct {
+	CCM       cachedToken `json:"ccm"`
+	SelfProve cachedToken `json:"self_prove"`
+}
+
+type cachedToken struct {
+	Token   string       `json:"token,omitempty"`
+	Scope   string       `json:"scope,omitempty"`
+	Client  ccm.ClientID `json:"client,omitempty"`
+	Issued  time.Time    `json:"issued,omitzero"`
+	Expires time.Time    `json:"expires,omitzero"`
+}
+
+// lasts reports whether the token is good for that much longer.
+func (t cachedToken) lasts(now time.Time, longer time.Duration) bool {
+	return t.Token != "" && now.Add(longer).Before(t.Expires)
+}
+
+func (c tokenCache) status() []TokenStatus {
+	var list []TokenStatus
+	if c.CCM.Token != "" {
+		list = append(list, TokenStatus{string(token.KindCCM), c.CCM.Scope, c.CCM.Issued, c.CCM.Expires})
+	}
+	if c.SelfProve.Token != "" {
+		list = append(list, TokenStatus{string(token.KindSelfProve), c.SelfProve.Scope, c.SelfProve.Issued, c.SelfProve.Expires})
+	}
+	return list
+}
+
+// credential is what lets the device in at the token service.
+type credential struct {
+	what  string // for steps
+	token string // "" for an assertion alone
+}
+
+// credentials are what the device has, the best first.
+func (a *Agent) credentials(r record, bulk Secret) []credential {
+	var list []credential
+	if t := a.cached().SelfProve; t.lasts(a.clock.corrected(), 0) {
+		list = append(list, credential{"self-prove token", t.Token})
+	}
+	if bulk != "" {
+		list = append(list, credential{"bulk registration token", string(bulk)})
+	}
+	if r.Route.RoleID == 0 && r.State.registered() {
+		list = append(list, credential{"assertion of the registered key", ""})
+	}
+	return list
+}
+
+// nothingToShow says why there is no credential.
+func (a *Agent) nothingToShow() error {
+	if t := a.cached().SelfProve; t.Token != "" {
+		return catalog.Errorf(catalog.ClientAwayTooLong, "the self-prove token ended %s", stamp(t.Expires))
+	}
+	return catalog.Errorf(catalog.ClientTokenNeeded, "give --token-file with the token of `postern token new`")
+}
+
+// obtain gets a token with the best credential that the token service takes, and keeps it.
+func (a *Agent) obtain(ctx context.Context, c *conversation, kind token.Kind, bulk Secret) (exchanged, error) {
+	list := a.credentials(a.current(), bulk)
+	if len(list) == 0 {
+		return exchanged{}, a.nothingToShow()
+	}
+	var got exchanged
+	var err error
+	for i, with := range list {
+		err = a.step(ctx, c.route.hop(), what(kind, with), func() (err error) {
+			got, err = a.exchange(ctx, c, kind, with)
+			if err != nil {
+				return err
+			}
+			return a.keepToken(c, kind, got)
+		})
+		if err == nil || i+1 == len(list) || !refusal(err) {
+			break
+		}
+	}
+	return got, err
+}
+
+func what(kind token.Kind, with credential) string {
+	if kind == token.KindSelfProve && with.token != "" {
+		return "self-prove token by " + with.what + " and assertion of the registered key"
+	}
+	return map[token.Kind]string{token.KindCCM: "CCM token", token.KindSelfProve: "self-prove token"}[kind] + " by " + with.what
+}
+
+// refusal reports whether the server judged the credential; another may do better.
+func refusal(err error) bool {
+	said, ok := errors.AsType[*ServerError](err)
+	return ok && said.Status >= 400 && said.Status < 500 && !busy(said.Status)
+}
+
+// exchanged is what the token service gave.
+type exchanged struct {
+	cachedToken
+	approval ccm.ApprovalStatus
+}
+
+// exchange is one request to CCM_STS.
+func (a *Agent) exchange(ctx context.Context, c *conversation, kind token.Kind, with credential) (exchanged, error) {
+	if kind == token.KindCCM {
+		a.logs.askingToken(c.log, c.route)
+	}
+	var got exchanged
+	address := c.route.url(ccm.EndpointSTS, "")
+	err := a.ask(ctx, c, func(now time.Time) (call, error) {
+		form := url.Values{"grant_type": {grantExchange}, "requested_token_type": {tokenURN + string(kind)}}
+		if kind == token.KindSelfProve || with.token == "" {
+			assertion, err := token.SignAssertion(a.identity().signing, a.current().ClientID, address, now)
+			if err != nil {
+				return call{}, err
+			}
+			form.Set("grant_type", grantAssertion)
+			form.Set("assertion", assertion)
+		}
+		return call{
+			method: http.MethodPost, url: address, contentType: "application/x-www-form-urlencoded", body: []byte(form.Encode()),
+			token: with.token, preAuth: true, limit: maxTokenAnswer,
+		}, nil
+	}, func(got2 answer) (err error) {
+		got, err = parseTokenAnswer(kind, got2, a.clock.corrected())
+		return err
+	})
+	return got, err
+}
+
+// tokenAnswer is the answer of the token service (RFC 8693 2.2.1).
+type tokenAnswer struct {
+	AccessToken     string `json:"access_token"`
+	IssuedTokenType string `json:"issued_token_type"`
+	TokenType       string `json:"token_type"`
+	ExpiresIn       int64  `json:"expires_in"`
+	Scope           string `json:"scope"`
+	ClientID        string `json:"client_id"`
+	ApprovalStatus  *int   `json:"approval_status"`
+}
+
+// maxTokenLife is more than any token lives.
+const maxTokenLife = 366 * 24 * time.Hour
+
+func parseTokenAnswer(kind token.Kind, got answer, now time.Time) (exchanged, error) {
+	var t tokenAnswer
+	if err := json.Unmarshal(got.body, &t); err != nil {
+		return exchanged{}, catalog.Errorf(catalog.ClientAnswerUnreadable, "the token service's answer is not the JSON of RFC 8693")
+	}
+	id, err := ccm.ParseClientID(t.ClientID)
+	life := time.Duration(min(max(t.ExpiresIn, 0), int64(maxTokenLife/time.Second))) * time.Second
+	switch {
+	case err != nil:
+		return exchanged{}, catalog.Errorf(catalog.ClientAnswerUnreadable, "the token service's answer names no client id")
+	case !tokenForm(t.AccessToken) || life == 0:
+		return exchanged{}, catalog.Errorf(catalog.ClientAnswerUnreadable, "the token service's answer holds no token, or none that lasts")
+	case !strings.EqualFold(t.TokenType, "DPoP") || t.IssuedTokenType != tokenURN+string(kind):
+		return exchanged{}, catalog.Errorf(catalog.ClientAnswerUnreadable, "the token service's answer holds another token than was asked for")
+	case kind == token.KindCCM && t.Scope != token.ScopeRegister && t.Scope != token.ScopeClient:
+		return exchanged{}, catalog.Errorf(catalog.ClientAnswerUnreadable, "the token service's answer has the scope %.40q", clean(t.Scope, 40))
+	}
+	out := exchanged{cachedToken{Token: t.AccessToken, Scope: t.Scope, Client: id, Issued: now.UTC(), Expires: now.Add(life).UTC()}, ccm.ApprovalUnknown}
+	if t.ApprovalStatus != nil {
+		out.approval = ccm.ApprovalStatus(*t.ApprovalStatus)
+	}
+	return out, nil
+}
+
+// keepToken caches a token and what the answer says of the device.
+func (a *Agent) keepToken(c *conversation, kind token.Kind, got exchanged) error {
+	r := a.current()
+	if r.State.registered() && got.Scope != token.ScopeRegister && got.Client != r.ClientID {
+		return catalog.Errorf(catalog.ClientOtherID, "registered as %s, the token service says %s", r.ClientID, got.Client)
+	}
+	err := a.saveTokens(func(t *tokenCache) {
+		if kind == token.KindSelfProve {
+			t.SelfProve = got.cachedToken
+		} else {
+			t.CCM = got.cachedToken
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if kind == token.KindSelfProve {
+		a.logs.selfProveCached(c.log, got.Expires)
+	} else {
+		a.logs.tokenCached(c.log, got.Expires)
+	}
+	tokens := a.cached().status()
+	return a.save(func(r *record) {
+		r.Tokens = tokens
+		switch {
+		case got.Scope == token.ScopeRegister && r.State != StatePending:
+			r.State, r.ClientID = StateTokenExchanged, got.Client
+		case got.Scope == token.ScopeClient && !r.State.registered():
+			r.State, r.ClientID, r.Approval = StateRegistered, got.Client, got.approval
+		case got.Scope == token.ScopeClient && got.approval != ccm.ApprovalUnknown:
+			r.Approval = got.approval
+		}
+	})
+}

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"postern/catalog"
+	"postern/client"
+	"postern/logfile"
+)
+
+// clientFlags are common to the client's commands.
+type clientFlags struct {
+	dir, name, rootKey, tokenFile, caFile string
+}
+
+func newClient(s *session) *cobra.Command {
+	var f clientFlags
+	c := group("client", "The device's side: enrol, look, send, renew", newClientEnrol(s, &f), newClientStatus(s, &f), newClientSend(s, &f), newClientRenew(s, &f))
+	c.PersistentFlags().StringVar(&f.dir, "dir", clientDir(), "state folder of the client, for its owner only")
+	c.PersistentFlags().BoolVar(&s.asJSON, "json", false, "print JSON")
+	return c
+}
+
+// clientDir is where the client keeps its state when nobody says otherwise.
+func clientDir() string {
+	if os.Getuid() == 0 {
+		return "/var/lib/postern-client"
+	}
+	if config, err := os.UserConfigDir(); err == nil {
+		return filepath.Join(config, "postern-client")
+	}
+	return "postern-client"
+}
+
+func (f *clientFlags) open(s *session) (*client.Agent, error) {
+	logs := logfile.NewFolder(filepath.Join(f.dir, "logs"), logfile.Options{})
+	config := client.Config{Dir: f.dir, Logs: logs}
+	if !s.asJSON {
+		config.Observe = func(step client.Step) { fmt.Fprintln(s.err, clientLine(step)) }
+	}
+	return client.Open(config)
+}
+
+func clientLine(step client.Step) string {
+	if step.OK {
+		return fmt.Sprintf("ok   %6.0f ms  %s", float64(step.Took.Microseconds())/1000, step.What)
+	}
+	return fmt.Sprintf("FAIL %6.0f ms  %s: %s", float64(step.Took.Microseconds())/1000, step.What, step.Error)
+}
+
+func newClientEnrol(s *session, f *clientFlags) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "enrol [ccmsetup parameters and properties]",
+		Short: "Enrol this device, through a gateway with a bulk registration token or directly at a management point",
+		Long: `Makes the device's keys, registers it and gets its tokens and policies. Running it again goes on where it stopped and never makes a second device.
+
+It understands ccmsetup's documented parameters (/mp:, /regtoken:, /nocrlcheck, ...) and properties (CCMHOSTNAME=, SMSSITECODE=, SMSMP=, ...).
+The token is best given in a file, or on standard input with --token-file -. On the command line it works too, with a warning, since other processes can read it there.
+--root-key is the hash of the site root: without it, or a file of authorities (--ca-file), the internet path is refused.`,
+		Example: `  postern client enrol CCMHOSTNAME=gw.example.net/CCM_Proxy_MutualAuth/72057594037927937 SMSSITECODE=P01 --root-key 9f86d0... --token-file token
+  postern client enrol /mp:https://mp.corp.example SMSSITECODE=P01 --root-key 9f86d0...     inside the network; waits for approval`,
+		RunE: func(c *cobra.Command, arguments []string) error {
+			setup, err := f.setup(s, arguments)
+			if err != nil {
+				return err
+			}
+			for _, warning := range setup.Warnings {
+				fmt.Fprintln(s.err, "warning:", warning)
+			}
+			for _, note := range setup.Notes {
+				fmt.Fprintln(s.err, "note:", note)
+			}
+			agent, err := f.open(s)
+			if err != nil {
+				return err
+			}
+			defer agent.Close()
+			if err := agent.Enrol(c.Context(), setup); err != nil {
+				return err
+			}
+			return s.printStatus(agent)
+		},
+	}
+	c.Flags().StringVar(&f.rootKey, "root-key", "", "hash of the site root: the trust anchor")
+	c.Flags().StringVar(&f.caFile, "ca-file", "", "PEM file with the authorities of the gateway's certificate, where it is not the site's")
+	c.Flags().StringVar(&f.tokenFile, "token-file", "", "file with the bulk registration token; - for standard input")
+	c.Flags().StringVar(&f.name, "name", "", "name of the device (default: this machine's host name)")
+	return c
+}
+
+func (f *clientFlags) setup(s *session, arguments []string) (client.Setup, error) {
+	setup, err := client.ParseCommandLine(arguments)
+	if err != nil {
+		return setup, err
+	}
+	setup.CAFile = or(f.caFile, setup.CAFile)
+	setup.RootKey = or(f.rootKey, setup.RootKey)
+	setup.Name = or(f.name, setup.Name)
+	setup.TokenFile = or(f.tokenFile, setup.TokenFile)
+	return setup, setup.ReadToken(s.in)
+}
+
+func (s *session) printStatus(agent *client.Agent) error {
+	status := agent.Status()
+	return s.print(status, func(w io.Writer) { writeStatus(w, status) })
+}
+
+// writeStatus prints a client's state for people.
+func writeStatus(w io.Writer, status client.Status) {
+	line := func(name string, value any) {
+		if text := fmt.Sprint(value); text != "" && text != "-" {
+			fmt.Fprintf(w, "%-16s %s\n", name, text)
+		}
+	}
+	line("state", fmt.Sprintf("%s, since %s", status.State, stamp(status.Since)))
+	line("waiting for", status.WaitingFor)
+	line("next try", stamp(status.NextTry))
+	if status.LastError != "" {
+		line("last error", fmt.Sprintf("%s: %s (`postern code %s`)", status.LastError, status.ErrorText, status.LastError))
+	}
+	line("client id", status.ClientID)
+	if status.ClientID != "" {
+		line("approval", fmt.Sprintf("status %d, %s", status.ApprovalStatus, status.Approval))
+		line("opens", status.Level)
+	}
+	line("name", status.Name)
+	line("site", status.SiteCode)
+	line("gateway", status.Gateway)
+	line("management point", status.ManagementPoint)
+	line("trusts", status.Anchor)
+	line("key", status.Key)
+	line("protected by", status.Protection)
+	for _, t := range status.Tokens {
+		line("token", fmt.Sprintf("%s, until %s", t.Kind, stamp(t.Expires)))
+	}
+	for _, p := range status.Policies {
+		line("policy", fmt.Sprintf("%s version %s %s", p.PolicyID, p.Version, p.Category))
+	}
+	if status.ClockOffset != 0 {
+		line("clock", fmt.Sprintf("the site's is %s ahead", status.ClockOffset))
+	}
+}
+
+func newClientStatus(s *session, f *clientFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "Say what state the client is in, since when, what it waits for and what protects its key", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			agent, err := f.open(s)
+			if err != nil {
+				return err
+			}
+			defer agent.Close()
+			return s.printStatus(agent)
+		},
+	}
+}
+
+func newClientSend(s *session, f *clientFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "send ENDPOINT [FILE]", Short: "Send a signed message to an endpoint of the management point and print the reply", Args: cobra.RangeArgs(1, 2),
+		Long:    "Sends the XML in FILE (standard input without one) as a synchronous message, signed with the device's key and with its CCM token.",
+		Example: "  echo '<SiteInformationRequest SchemaVersion=\"1.00\"><SiteCode Name=\"P01\"/></SiteInformationRequest>' | postern client send MP_LocationManager",
+		RunE: func(c *cobra.Command, arguments []string) error {
+			in := s.in
+			if len(arguments) == 2 {
+				file, err := os.Open(arguments[1])
+				if err != nil {
+					return catalog.Wrap(catalog.InvalidArgument, err, "the message %s cannot be read", arguments[1])
+				}
+				defer file.Close()
+				in = file
+			}
+			body, err := io.ReadAll(io.LimitReader(in, maxInput))
+			if err != nil {
+				return err
+			}
+			return f.with(s, c.Context(), func(ctx context.Context, agent *client.Agent) error {
+				reply, err := agent.Send(ctx, arguments[0], strings.TrimSpace(string(body)))
+				if err != nil {
+					return err
+				}
+				return s.print(map[string]string{"reply": reply}, func(w io.Writer) { fmt.Fprintln(w, reply) })
+			})
+		},
+	}
+}
+
+func newClientRenew(s *session, f *clientFlags) *cobra.Command {
+	var force bool
+	c := &cobra.Command{
+		Use: "renew", Short: "Renew the client's tokens where it is time", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return f.with(s, c.Context(), func(ctx context.Context, agent *client.Agent) error {
+				if err := agent.Renew(ctx, force); err != nil {
+					return err
+				}
+				return s.printStatus(agent)
+			})
+		},
+	}
+	c.Flags().BoolVar(&force, "force", false, "renew even where it is not time")
+	return c
+}
+
+func (f *clientFlags) with(s *session, ctx context.Context, act func(context.Context, *client.Agent) error) error {
+	agent, err := f.open(s)
+	if err != nil {
+		return err
+	}
+	defer agent.Close()
+	return act(ctx, agent)
+}

@@ -1,0 +1,316 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"postern/internal/role"
+	"postern/site"
+)
+
+// finding is one thing that the doctor looked at.
+type finding struct {
+	Check  string `json:"check"`
+	Result string `json:"result"` // ok, warn, bad
+	Text   string `json:"text"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// check is one line of the doctor's table.
+type check struct {
+	name  string
+	roles []string // nil: every role
+	look  func(context.Context, *patient) finding
+}
+
+// patient is what the checks look at.
+type patient struct {
+	config role.Config
+	door   *role.Door
+	site   *site.Site // management point, when the store could be opened
+	broken error      // why it could not
+}
+
+func good(text string, arguments ...any) finding {
+	return finding{Result: "ok", Text: fmt.Sprintf(text, arguments...)}
+}
+
+func warn(remedy, text string, arguments ...any) finding {
+	return finding{Result: "warn", Text: fmt.Sprintf(text, arguments...), Remedy: remedy}
+}
+
+func bad(remedy, text string, arguments ...any) finding {
+	return finding{Result: "bad", Text: fmt.Sprintf(text, arguments...), Remedy: remedy}
+}
+
+// checks is everything that the doctor looks at, in the order it is told.
+func checks() []check {
+	mpOnly, gatewayOnly, connectorOnly := []string{role.ManagementPoint}, []string{role.Gateway}, []string{role.Connector}
+	return []check{
+		{"the role runs", nil, checkRuns},
+		{"folders belong to one user", nil, checkFolders},
+		{"plain HTTP", mpOnly, checkPlainHTTP},
+		{"listens beyond this machine", nil, checkReach},
+		{"the store opens", mpOnly, checkStore},
+		{"trust log", mpOnly, checkTrustLog},
+		{"weak clients", mpOnly, checkLegacy},
+		{"bulk registration tokens", mpOnly, checkBulk},
+		{"gateways", mpOnly, checkGateways},
+		{"connectors", mpOnly, checkConnectors},
+		{"certificate for devices", gatewayOnly, checkGatewayCertificate},
+		{"role certificate", connectorOnly, checkRoleCertificate},
+		{"keys at rest", nil, checkKeys},
+	}
+}
+
+func newDoctor(s *session) *cobra.Command {
+	c := &cobra.Command{
+		Use: "doctor --config FILE", Short: "Say what is insecure or will not work in a role's configuration", Args: cobra.NoArgs,
+		Long:    "Looks at a role's configuration, files and, when it runs, its health. Changes nothing. Exit status 1 when something is bad.",
+		Example: "  postern doctor --config site/mp.yaml\n  postern doctor --config gateway/gateway.yaml --json",
+		RunE: func(c *cobra.Command, _ []string) error {
+			path, err := s.findConfig()
+			if err != nil {
+				return err
+			}
+			config, err := role.Load(path)
+			if err != nil {
+				return err
+			}
+			findings := examine(c.Context(), config)
+			if err := s.print(findings, func(w io.Writer) { writeFindings(w, findings) }); err != nil {
+				return err
+			}
+			for _, f := range findings {
+				if f.Result == "bad" {
+					return exitError{exitFailed}
+				}
+			}
+			return nil
+		},
+	}
+	return addSiteFlags(s, c)
+}
+
+func examine(ctx context.Context, config role.Config) []finding {
+	p := &patient{config: config, door: role.Knock(config)}
+	if config.Role == role.ManagementPoint {
+		protection, err := role.ProtectionFromEnvironment()
+		if err != nil {
+			p.broken = err
+		} else if opened, err := role.OpenSite(ctx, config, protection, time.Now, nil); err != nil {
+			p.broken = err
+		} else {
+			p.site = opened.Site
+			defer opened.Close()
+		}
+	}
+	var findings []finding
+	for _, c := range checks() {
+		if c.roles != nil && c.roles[0] != config.Role {
+			continue
+		}
+		f := c.look(ctx, p)
+		f.Check = c.name
+		findings = append(findings, f)
+	}
+	return findings
+}
+
+func writeFindings(w io.Writer, findings []finding) {
+	mark := map[string]string{"ok": "ok  ", "warn": "WARN", "bad": "BAD "}
+	for _, f := range findings {
+		fmt.Fprintf(w, "%s  %-28s %s\n", mark[f.Result], f.Check, f.Text)
+		if f.Remedy != "" {
+			fmt.Fprintf(w, "      do: %s\n", f.Remedy)
+		}
+	}
+}
+
+func checkRuns(ctx context.Context, p *patient) finding {
+	if p.door == nil {
+		return warn("postern serve", "nothing answers at its administration door")
+	}
+	health, err := p.door.Health(ctx)
+	if err != nil {
+		return bad("look at "+p.config.Logs, "%v", err)
+	}
+	if !health.OK {
+		return bad("look at "+p.config.Logs, "%v", health.Problem)
+	}
+	if len(health.Problem) > 0 {
+		return warn("look at "+p.config.Logs, "%v", health.Problem)
+	}
+	return good("up since %s", stamp(health.Since))
+}
+
+func checkFolders(_ context.Context, p *patient) finding {
+	for _, folder := range []string{p.config.State, filepath.Dir(p.config.Path())} {
+		info, err := os.Stat(folder)
+		if os.IsNotExist(err) {
+			continue
+		}
+		if err != nil {
+			return bad("make it readable for the user that runs the role", "%v", err)
+		}
+		if info.Mode().Perm()&0o022 != 0 {
+			return bad("chmod go-w "+folder, "%s may be written by others", folder)
+		}
+	}
+	return good("%s", p.config.State)
+}
+
+func checkPlainHTTP(_ context.Context, p *patient) finding {
+	if p.config.Listen.HTTP == "" {
+		return good("off")
+	}
+	if loopback(p.config.Listen.HTTP) {
+		return good("on, for this machine only (%s)", p.config.Listen.HTTP)
+	}
+	return warn("remove listen.http unless clients need mixed mode", "on at %s: messages are signed but anyone on the way can read them", p.config.Listen.HTTP)
+}
+
+func loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func checkReach(_ context.Context, p *patient) finding {
+	address := or(p.config.Listen.HTTPS, p.config.Listen.PKI.Address)
+	switch {
+	case address == "":
+		return good("does not listen")
+	case loopback(address):
+		return warn("set listen.https to an address that others reach", "only this machine reaches %s", address)
+	}
+	return good("%s", address)
+}
+
+func checkStore(_ context.Context, p *patient) finding {
+	if p.site == nil {
+		return bad("see the code in docs/errors.md", "%v", p.broken)
+	}
+	return good("site %s, epoch %d", p.site.SiteCode(), p.site.Epoch())
+}
+
+func checkTrustLog(ctx context.Context, p *patient) finding {
+	if p.site == nil {
+		return bad("open the store first", "not looked at")
+	}
+	n, err := p.site.VerifyTrustLog(ctx)
+	if err != nil {
+		return bad("compare with a backup; find out who changed the database", "%v", err)
+	}
+	return good("%d entries, unbroken", n)
+}
+
+func checkLegacy(_ context.Context, p *patient) finding {
+	if p.site != nil && p.site.Settings().LegacyKeys {
+		return warn("postern site set registration.legacy-keys false", "keys and signatures of 2007 are accepted, at level known")
+	}
+	return good("refused")
+}
+
+func checkBulk(ctx context.Context, p *patient) finding {
+	if p.site == nil {
+		return bad("open the store first", "not looked at")
+	}
+	tokens, err := p.site.BulkTokens(ctx)
+	if err != nil {
+		return bad("see the code in docs/errors.md", "%v", err)
+	}
+	unlimited := 0
+	for _, t := range tokens {
+		if tokenState(t, time.Now()) == "good" && t.MaxUses == 0 {
+			unlimited++
+		}
+	}
+	if unlimited > 0 {
+		return warn("make tokens with --uses, and block those not needed", "%d good tokens may enrol any number of devices", unlimited)
+	}
+	return good("%d kept, none without a limit", len(tokens))
+}
+
+func checkGateways(_ context.Context, p *patient) finding {
+	if p.site == nil {
+		return bad("open the store first", "not looked at")
+	}
+	gateways := p.site.Gateways()
+	if len(gateways) == 0 {
+		return warn("postern site gateway add URL PIN", "none is listed")
+	}
+	for _, g := range gateways {
+		if time.Since(g.Heard) > 2*time.Minute {
+			return warn("see that it runs and that a connector reaches it", "%s was last heard %s", g.Name, stamp(g.Heard))
+		}
+	}
+	return good("%d listed and heard", len(gateways))
+}
+
+func checkConnectors(_ context.Context, p *patient) finding {
+	if p.site == nil {
+		return bad("open the store first", "not looked at")
+	}
+	soon := time.Now().Add(30 * 24 * time.Hour)
+	for _, c := range p.site.Connectors() {
+		if !c.Blocked && c.Expires.Before(soon) {
+			return warn("invite and join it again", "the certificate of %s ends %s", c.Name, stamp(c.Expires))
+		}
+	}
+	if n := len(p.site.Connectors()); n < 2 {
+		return warn("two connectors survive the loss of one", "%d joined", n)
+	}
+	return good("%d joined", len(p.site.Connectors()))
+}
+
+func checkGatewayCertificate(_ context.Context, p *patient) finding {
+	if p.config.TLS.Certificate != "" {
+		return certificateFinding(p.config.TLS.Certificate, "renew it with your authority")
+	}
+	return certificateFinding(filepath.Join(p.config.State, "role.crt"), "start the gateway and a connector: the site issues it by itself")
+}
+
+func checkRoleCertificate(_ context.Context, p *patient) finding {
+	return certificateFinding(filepath.Join(p.config.State, "role.crt"), "invite and join the connector again")
+}
+
+func certificateFinding(path, remedy string) finding {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return warn(remedy, "there is none yet")
+	}
+	block, _ := pem.Decode(content)
+	if block == nil {
+		return bad(remedy, "%s holds no certificate", path)
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	switch {
+	case err != nil:
+		return bad(remedy, "%v", err)
+	case time.Now().After(leaf.NotAfter):
+		return bad(remedy, "it ended %s", stamp(leaf.NotAfter))
+	case time.Until(leaf.NotAfter) < 30*24*time.Hour:
+		return warn(remedy, "it ends %s", stamp(leaf.NotAfter))
+	}
+	return good("good until %s", stamp(leaf.NotAfter))
+}
+
+func checkKeys(ctx context.Context, p *patient) finding {
+	if os.Getenv("POSTERN_PASSPHRASE_FILE") != "" || os.Getenv("CREDENTIALS_DIRECTORY") != "" {
+		return good("opened with a passphrase or credential")
+	}
+	return warn("give a passphrase (POSTERN_PASSPHRASE_FILE) or a systemd credential where the disk may be stolen", "whoever reads the key file reads the keys; it is for its owner only")
+}

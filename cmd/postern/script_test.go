@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"postern/internal/role"
+)
+
+// TestMain lets the scripts run this very program as `postern`, each time as a process of its own.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"postern": func() { os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) },
+	})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("HOME", env.WorkDir)
+			for _, name := range []string{"MP_PORT", "HTTP_PORT", "GW_PORT"} {
+				port, err := freePort()
+				if err != nil {
+					return err
+				}
+				env.Setenv(name, port)
+			}
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"jsonenv": jsonenv,
+			"await":   await,
+			"replace": replaceIn,
+		},
+	})
+}
+
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, err
+}
+
+// jsonenv NAME PATH sets an environment variable from the JSON that the last command printed. PATH is fields and indexes with dots between.
+func jsonenv(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: jsonenv NAME PATH")
+	}
+	var v any
+	decoder := json.NewDecoder(strings.NewReader(ts.ReadFile("stdout")))
+	decoder.UseNumber()
+	ts.Check(decoder.Decode(&v))
+	for _, part := range strings.Split(args[1], ".") {
+		switch container := v.(type) {
+		case map[string]any:
+			v = container[part]
+		case []any:
+			var i int
+			_, err := fmt.Sscan(part, &i)
+			ts.Check(err)
+			v = container[i]
+		default:
+			ts.Fatalf("%s: nothing is called %q", args[1], part)
+		}
+	}
+	ts.Setenv(args[0], fmt.Sprint(v))
+}
+
+// await CONFIG waits until the role answers at its administration door; await CONFIG healthy until it also says that it is well.
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: await CONFIG [healthy]")
+	}
+	var last string
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		config, err := role.Load(ts.MkAbs(args[0]))
+		if err != nil {
+			last = err.Error()
+			continue
+		}
+		door := role.Knock(config)
+		if door == nil {
+			last = "the door does not answer"
+			continue
+		}
+		health, err := door.Health(context.Background())
+		if err == nil && (len(args) == 1 || health.OK) {
+			return
+		}
+		last = fmt.Sprint(err, health.Problem)
+	}
+	ts.Fatalf("%s: %s", args[0], last)
+}
+
+// replaceIn FILE OLD NEW replaces text in a file.
+func replaceIn(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: replace FILE OLD NEW")
+	}
+	path := ts.MkAbs(args[0])
+	content := ts.ReadFile(args[0])
+	if !strings.Contains(content, args[1]) {
+		ts.Fatalf("%s does not hold %q", args[0], args[1])
+	}
+	ts.Check(os.WriteFile(path, []byte(strings.ReplaceAll(content, args[1], args[2])), 0o600))
+}

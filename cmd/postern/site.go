@@ -1,0 +1,247 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"postern/internal/role"
+	"postern/site"
+	"postern/token"
+)
+
+// addSiteFlags gives a command the flags of every act on a site.
+func addSiteFlags(s *session, c *cobra.Command) *cobra.Command {
+	c.PersistentFlags().StringVar(&s.config, "config", "", "configuration of the management point (default: $POSTERN_CONFIG, mp.yaml, site/mp.yaml, /etc/postern/mp.yaml)")
+	c.PersistentFlags().BoolVar(&s.asJSON, "json", false, "print JSON")
+	return c
+}
+
+// group makes a command that only holds others.
+func group(use, short string, members ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
+	c.AddCommand(members...)
+	return c
+}
+
+func newSite(s *session) *cobra.Command {
+	return addSiteFlags(s, group("site", "A site: make one, list its gateways and connectors, rotate its keys",
+		newSiteInit(s), newSiteShow(s), newSiteGateway(s), newSiteConnector(s), newSiteKey(s), newSiteSet(s)))
+}
+
+func newSiteInit(s *session) *cobra.Command {
+	var ask role.NewSite
+	c := &cobra.Command{
+		Use:   "init --code P01 --dir site",
+		Short: "Make a site: its root, its keys, its store and the management point's configuration",
+		Example: `  postern site init --code P01 --dir site
+  postern site init --code P01 --dir site --name mp.corp.example --https 0.0.0.0:8444
+  postern site init --code LAB --dir site --http 127.0.0.1:8080      plain HTTP too, for old clients and client developers`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			protection, err := role.ProtectionFromEnvironment()
+			if err != nil {
+				return err
+			}
+			ask.Actor = s.actor
+			made, err := role.InitSite(c.Context(), ask, protection, time.Now)
+			if err != nil {
+				return err
+			}
+			return s.print(made, func(w io.Writer) {
+				fmt.Fprintf(w, "Site %s is made.\n\n", made.SiteCode)
+				fmt.Fprintf(w, "  site root      %s\n  configuration  %s\n  key file       %s  (keep a copy apart from the store; without it the keys cannot be opened)\n\n", made.SiteRoot, made.Config, made.KeyFile)
+				fmt.Fprintf(w, "Next:\n  postern serve mp --config %s\n  postern gateway init --name HOST --site-root %s --dir gateway\n", made.Config, made.SiteRoot)
+			})
+		},
+	}
+	c.Flags().StringVar(&ask.Code, "code", "", "site code, three letters or digits")
+	c.Flags().StringVar(&ask.Dir, "dir", "site", "folder for the site")
+	c.Flags().StringVar(&ask.Name, "name", "localhost", "host name of the management point, as connectors and inside clients use it")
+	c.Flags().StringVar(&ask.HTTPS, "https", "127.0.0.1:8444", "where the management point listens (enhanced HTTP)")
+	c.Flags().StringVar(&ask.HTTP, "http", "", "also listen for plain HTTP here (mixed mode)")
+	c.Flags().StringVar(&ask.Store, "store", "", "store instead of site.db in the folder: a path, postgres://..., or @FILE that holds the address")
+	c.MarkFlagRequired("code")
+	return c
+}
+
+// siteView is `postern site show` for scripts.
+type siteView struct {
+	SiteCode         string                 `json:"site_code"`
+	Hierarchy        string                 `json:"hierarchy"`
+	SiteRoot         string                 `json:"site_root"`
+	Epoch            uint64                 `json:"epoch"`
+	Approval         string                 `json:"approval"`
+	LegacyKeys       bool                   `json:"legacy_keys"`
+	AES256           bool                   `json:"aes256"`
+	ManagementPoints []site.ManagementPoint `json:"management_points"`
+}
+
+func newSiteShow(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "show", Short: "Show the site: code, root, settings, management points", Args: cobra.NoArgs,
+		RunE: s.siteVerb(func(_ context.Context, st *site.Site, _ []string) error {
+			settings := st.Settings()
+			view := siteView{string(st.SiteCode()), st.Hierarchy(), st.RootPin(), st.Epoch(), string(settings.Approval), settings.LegacyKeys, settings.AES256, st.ManagementPoints()}
+			return s.print(view, func(w io.Writer) {
+				fmt.Fprintf(w, "site code    %s\nhierarchy    %s\nsite root    %s\nstate epoch  %d\napproval     %s\nlegacy keys  %v\nAES-256      %v\n\n", view.SiteCode, view.Hierarchy, view.SiteRoot, view.Epoch, view.Approval, view.LegacyKeys, view.AES256)
+				table(w, "MANAGEMENT POINT\tROLE ID\tADDRESS\tPLAIN HTTP", func(row func(...any)) {
+					for _, m := range view.ManagementPoints {
+						row(m.FQDN, m.RoleID, m.InternalURL, m.HTTP)
+					}
+				})
+			})
+		}),
+	}
+}
+
+func newSiteGateway(s *session) *cobra.Command {
+	add := &cobra.Command{
+		Use: "add URL PIN", Short: "List a gateway by its address and the pin that `postern gateway init` printed", Args: cobra.ExactArgs(2),
+		Example: "  postern site gateway add https://gw.example.net 3f2a...",
+		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
+			gateway, err := st.AddGateway(ctx, arguments[0], arguments[1], s.actor)
+			if err != nil {
+				return err
+			}
+			return s.print(gateway, func(w io.Writer) {
+				fmt.Fprintf(w, "Gateway %s is listed; connectors dial it from now on.\n", gateway.Name)
+			})
+		}),
+	}
+	list := &cobra.Command{
+		Use: "list", Short: "List gateways and what each has acknowledged", Args: cobra.NoArgs,
+		RunE: s.siteVerb(func(_ context.Context, st *site.Site, _ []string) error {
+			gateways, epoch := st.Gateways(), st.Epoch()
+			return s.print(gateways, func(w io.Writer) {
+				table(w, "GATEWAY\tADDRESS\tHEARD\tEPOCH\tPIN", func(row func(...any)) {
+					for _, g := range gateways {
+						row(g.Name, g.URL, stamp(g.Heard), fmt.Sprintf("%d of %d", g.Acknowledged, epoch), g.Pin)
+					}
+				})
+			})
+		}),
+	}
+	remove := &cobra.Command{
+		Use: "remove NAME", Short: "Take a gateway off the list", Args: cobra.ExactArgs(1),
+		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
+			if err := st.RemoveGateway(ctx, arguments[0], s.actor); err != nil {
+				return err
+			}
+			return s.print(map[string]string{"removed": arguments[0]}, func(w io.Writer) { fmt.Fprintf(w, "Gateway %s is removed.\n", arguments[0]) })
+		}),
+	}
+	return group("gateway", "Gateways that belong to the site", add, list, remove)
+}
+
+func newSiteConnector(s *session) *cobra.Command {
+	invite := &cobra.Command{
+		Use: "invite NAME", Short: "Print a one-time code with which a connector may join", Args: cobra.ExactArgs(1),
+		Long:    "Prints a code that is good for one connector and for 24 hours. Its second part is the hash of the site root, so that the connector knows whom it joins.\nThe code alone is printed on standard output.",
+		Example: "  postern site connector invite dc1",
+		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
+			code, err := st.Invite(ctx, arguments[0], s.actor)
+			if err != nil {
+				return err
+			}
+			whole := code + "." + st.RootPin()
+			return s.print(map[string]any{"name": arguments[0], "code": whole, "expires": time.Now().Add(site.InvitationLife).UTC()}, func(w io.Writer) {
+				fmt.Fprintln(w, whole)
+				fmt.Fprintf(s.err, "Good once, within %d hours:\n  postern connector join --mp %s --dir connector --code CODE\n", int(site.InvitationLife.Hours()), addressOf(st))
+			})
+		}),
+	}
+	list := &cobra.Command{
+		Use: "list", Short: "List connectors and their certificates", Args: cobra.NoArgs,
+		RunE: s.siteVerb(func(_ context.Context, st *site.Site, _ []string) error {
+			connectors := st.Connectors()
+			return s.print(connectors, func(w io.Writer) {
+				table(w, "CONNECTOR\tADMITTED\tCERTIFICATE ENDS\tPIN", func(row func(...any)) {
+					for _, c := range connectors {
+						row(c.Name, !c.Blocked, stamp(c.Expires), c.Pin)
+					}
+				})
+			})
+		}),
+	}
+	block := func(verb string, blocked bool) *cobra.Command {
+		return &cobra.Command{
+			Use: verb + " NAME", Short: strings.ToUpper(verb[:1]) + verb[1:] + " a connector at every gateway and management point", Args: cobra.ExactArgs(1),
+			RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
+				if err := st.BlockConnector(ctx, arguments[0], blocked, s.actor); err != nil {
+					return err
+				}
+				return s.print(map[string]any{"name": arguments[0], "blocked": blocked}, func(w io.Writer) { fmt.Fprintf(w, "Connector %s: blocked %v.\n", arguments[0], blocked) })
+			}),
+		}
+	}
+	return group("connector", "Connectors that belong to the site", invite, list, block("block", true), block("unblock", false))
+}
+
+// addressOf is the address that a connector joins at.
+func addressOf(st *site.Site) string {
+	if points := st.ManagementPoints(); len(points) > 0 {
+		return points[0].InternalURL
+	}
+	return "https://MANAGEMENT-POINT"
+}
+
+func newSiteKey(s *session) *cobra.Command {
+	list := &cobra.Command{
+		Use: "list", Short: "List the site's keys; private halves are never shown", Args: cobra.NoArgs,
+		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, _ []string) error {
+			records, err := st.SigningKeys(ctx)
+			if err != nil {
+				return err
+			}
+			for i := range records {
+				records[i].Private = nil
+			}
+			return s.print(records, func(w io.Writer) {
+				table(w, "PURPOSE\tSTATE\tALGORITHM\tENDS\tID", func(row func(...any)) {
+					for _, k := range records {
+						row(k.Purpose, k.State, k.Algorithm, stamp(k.NotAfter), k.ID)
+					}
+				})
+			})
+		}),
+	}
+	rotate := &cobra.Command{
+		Use: "rotate bulk|ccm|self-prove", Short: "Make a new key for one kind of token; tokens signed by the old one stay good until they end", Args: cobra.ExactArgs(1),
+		ValidArgs: []string{string(token.KindBulk), string(token.KindCCM), string(token.KindSelfProve)},
+		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
+			record, err := st.RotateKey(ctx, token.Kind(arguments[0]), s.actor)
+			if err != nil {
+				return err
+			}
+			record.Private = nil
+			return s.print(record, func(w io.Writer) { fmt.Fprintf(w, "New %s key %s signs from now on.\n", arguments[0], record.ID) })
+		}),
+	}
+	return group("key", "The site's signing keys", list, rotate)
+}
+
+func newSiteSet(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "set SETTING VALUE", Short: "Change a setting of the site", Args: cobra.ExactArgs(2),
+		Long: "Settings:\n" + settingsHelp(),
+		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
+			if err := st.Set(ctx, arguments[0], arguments[1], s.actor); err != nil {
+				return err
+			}
+			return s.print(map[string]string{arguments[0]: arguments[1]}, func(w io.Writer) { fmt.Fprintf(w, "%s is %s.\n", arguments[0], arguments[1]) })
+		}),
+	}
+}
+
+func settingsHelp() string {
+	var b strings.Builder
+	for _, setting := range site.SettingNames() {
+		fmt.Fprintf(&b, "  %-26s %s\n", setting.Name, setting.Meaning)
+	}
+	return b.String()
+}

@@ -1,0 +1,96 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"postern/catalog"
+	"postern/site"
+)
+
+// Story is told on a running lab.
+type Story struct {
+	Name  string
+	About string
+	Tools []Tool // what the machine must have beside this program
+	tell  func(context.Context, *Lab) error
+}
+
+// Tool is a program that a story runs, with the line that installs it.
+type Tool struct{ Name, Install string }
+
+// Ready reports which tool is missing and how to install it (catalogue code ToolMissing).
+func (s Story) Ready() error {
+	for _, tool := range s.Tools {
+		if _, err := exec.LookPath(tool.Name); err != nil {
+			return catalog.Errorf(catalog.ToolMissing, "story %s needs %s; install it with: %s", s.Name, tool.Name, tool.Install)
+		}
+	}
+	return nil
+}
+
+// Stories lists them; enrol is the default.
+func Stories() []Story {
+	return []Story{
+		{Name: "enrol", About: "a device on the internet enrols with a bulk registration token and talks to its management point", tell: tellEnrol},
+	}
+}
+
+// FindStory returns the story with that name.
+func FindStory(name string) (Story, error) {
+	stories := Stories()
+	at := slices.IndexFunc(stories, func(s Story) bool { return s.Name == name })
+	if at < 0 {
+		var names []string
+		for _, s := range stories {
+			names = append(names, s.Name)
+		}
+		return Story{}, catalog.Errorf(catalog.InvalidArgument, "there is no story %q; the stories are: %s", name, strings.Join(names, ", "))
+	}
+	return stories[at], nil
+}
+
+// Tell tells a story on the lab.
+func (l *Lab) Tell(ctx context.Context, s Story) error { return s.tell(ctx, l) }
+
+// Steps returns everything that happened so far.
+func (l *Lab) Steps() []Step { return l.trail.all() }
+
+const welcomePolicy = `<Policy PolicyID="{00000000-0000-4000-8000-000000000001}" PolicyVersion="1.00" SchemaVersion="1.00" PolicyType="Machine"><PolicyRule PolicyRuleID="{1}"><PolicyAction PolicyActionType="WMI-XML"><instance class="Postern_Welcome"><property name="Text" type="8"><value>enrolled through the gateway</value></property></instance></PolicyAction></PolicyRule></Policy>`
+
+// tellEnrol: S3's internet-based device.
+func tellEnrol(ctx context.Context, l *Lab) error {
+	err := l.trail.tell("administrator", func() (string, error) {
+		p, err := l.Site().AddPolicy(ctx, site.NewPolicy{ID: "{00000000-0000-4000-8000-000000000001}", Category: "Welcome", Body: []byte(welcomePolicy), All: true, By: "lab"})
+		return fmt.Sprintf("added policy %s for every device", p.ID), err
+	})
+	if err != nil {
+		return err
+	}
+	var token string
+	err = l.trail.tell("administrator", func() (string, error) {
+		raw, kept, err := l.Site().NewBulkToken(ctx, site.NewBulk{MaxUses: 1, Label: "lab", By: "lab"})
+		token = raw
+		return fmt.Sprintf("made bulk registration token %s, good for one device until %s", kept.ID, kept.Expires.Format("2006-01-02 15:04")), err
+	})
+	if err != nil {
+		return err
+	}
+	return l.Enrol(ctx, "laptop1", token)
+}
+
+// Enrol enrols a new device from "the internet", through the gateway.
+func (l *Lab) Enrol(ctx context.Context, name, token string) error {
+	agent, err := l.NewDevice(name)
+	if err != nil {
+		return err
+	}
+	defer agent.Close()
+	if err := agent.Enrol(ctx, l.Setup(name, token)); err != nil {
+		return fmt.Errorf("enrol %s: %w", name, err)
+	}
+	return nil
+}

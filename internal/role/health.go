@@ -1,0 +1,59 @@
+package role
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"time"
+
+	"postern/connector"
+	"postern/gateway"
+	"postern/inbox"
+)
+
+func managementPointHealth(c Config, opened *OpenedSite, waiting *inbox.Inbox, now func() time.Time) Health {
+	h := Health{Role: c.Role, Name: c.Name, OK: true, Detail: map[string]any{
+		"site_code": opened.Site.SiteCode(), "epoch": opened.Site.Epoch(), "inbox_waiting": waiting.Pending(), "keys": opened.Protection,
+	}}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	if err := opened.Site.Refresh(ctx); err != nil {
+		h.problem("the store does not answer: %v", err)
+	}
+	for _, g := range opened.Site.Gateways() {
+		if g.Heard.IsZero() || now().Sub(g.Heard) > 2*time.Minute {
+			h.Problem = append(h.Problem, fmt.Sprintf("gateway %s has not acknowledged the site state for a while", g.Name))
+		}
+	}
+	return h
+}
+
+func gatewayHealth(c Config, g *gateway.Gateway, protectedBy string) Health {
+	status := g.Status()
+	h := Health{Role: c.Role, Name: c.Name, OK: true, Detail: map[string]any{"status": status, "keys": protectedBy}}
+	if status.Stale {
+		h.problem("the site has not been heard for 30 seconds: what was blocked since is not known here")
+	}
+	if len(status.Connectors) == 0 {
+		h.problem("no connector is connected: devices get 503")
+	}
+	return h
+}
+
+func connectorHealth(c Config, out *connector.Connector, certificate tls.Certificate, protectedBy string) Health {
+	status := out.Status()
+	h := Health{Role: c.Role, Name: c.Name, OK: true, Detail: map[string]any{"status": status, "keys": protectedBy}}
+	if !status.Healthy() {
+		h.problem("not every connection stands; see status")
+	}
+	if leaf, err := x509.ParseCertificate(certificate.Certificate[0]); err == nil {
+		h.Detail["certificate_ends"] = leaf.NotAfter
+	}
+	return h
+}
+
+func (h *Health) problem(format string, arguments ...any) {
+	h.OK = false
+	h.Problem = append(h.Problem, fmt.Sprintf(format, arguments...))
+}

@@ -1,0 +1,474 @@
+package role
+
+import (
+	"cmp"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"postern/auth"
+	"postern/catalog"
+	"postern/connector"
+	"postern/gateway"
+	"postern/inbox"
+	"postern/keyfile"
+	"postern/logfile"
+	"postern/mp"
+	"postern/site"
+)
+
+// Environment is what a role needs beside its configuration.
+type Environment struct {
+	Protection Protection
+	Now        func() time.Time // time.Now when nil
+	Events     slog.Handler     // gets every event beside the log file; may be nil
+
+	// Verbs makes the commands that the management point's door runs; nil runs none.
+	Verbs func(s *site.Site, backup func(ctx context.Context, path string) error) RunVerb
+
+	ObserveManagementPoint func(mp.Exchange)        // every request that a management point answered; may be nil
+	ObserveGateway         func(gateway.Exchange)   // every request that a gateway answered; may be nil
+	ObserveConnector       func(connector.Exchange) // every request that a connector forwarded; may be nil
+}
+
+// Running is a started role.
+type Running struct {
+	Name      string
+	Addresses map[string]string // listener name (https, http, pki) to the address in use
+	Pin       string            // gateway: of its own key
+	Site      *site.Site        // management point
+	Connector *connector.Connector
+	Gateway   *gateway.Gateway
+
+	since  time.Time
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+	failed chan error
+	clean  []func(context.Context)
+}
+
+// stopGrace is how long a role waits for requests under way.
+const stopGrace = 20 * time.Second
+
+// Wait blocks until ctx ends or the role fails by itself, then stops it.
+func (r *Running) Wait(ctx context.Context) error {
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-r.failed:
+	}
+	return errors.Join(err, r.Stop())
+}
+
+// Stop ends the role: no new requests, those under way finish, then everything is closed in the reverse order of its start.
+func (r *Running) Stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
+	for i := len(r.clean) - 1; i >= 0; i-- {
+		r.clean[i](ctx)
+	}
+	r.clean = nil
+	r.cancel()
+	r.work.Wait()
+	return nil
+}
+
+func (r *Running) onStop(f func(context.Context)) { r.clean = append(r.clean, f) }
+
+// keep runs a part of the role until it stops; a part that ends with an error ends the role.
+func (r *Running) keep(name string, part func() error) {
+	r.work.Go(func() {
+		if err := part(); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			select {
+			case r.failed <- fmt.Errorf("%s: %w", name, err):
+			default:
+			}
+		}
+	})
+}
+
+// run keeps a part that lives until its context ends. Stop waits for it before it closes what the part was started after.
+func (r *Running) run(ctx context.Context, name string, part func(context.Context) error) {
+	ctx, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	r.keep(name, func() error {
+		defer close(done)
+		return part(ctx)
+	})
+	r.onStop(func(context.Context) { stop(); <-done })
+}
+
+// begin makes what every role has: logs, events, door.
+func begin(ctx context.Context, c Config, e *Environment) (context.Context, *Running, *logfile.Folder, *slog.Logger) {
+	if e.Now == nil {
+		e.Now = time.Now
+	}
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	r := &Running{Name: c.Name, Addresses: map[string]string{}, since: e.Now(), cancel: cancel, failed: make(chan error, 1)}
+	logs := logfile.NewFolder(c.Logs, logfile.Options{Verbose: c.Verbose, Now: e.Now})
+	r.onStop(func(context.Context) { logs.Close() })
+	var handler slog.Handler = logs.Events(c.Role + ".json")
+	if e.Events != nil {
+		handler = slog.NewMultiHandler(handler, e.Events)
+	}
+	return inner, r, logs, slog.New(handler).With("role", c.Role, "name", c.Name)
+}
+
+func listen(r *Running, name, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, explain(err, address)
+	}
+	r.Addresses[name] = l.Addr().String()
+	return l, nil
+}
+
+// StartManagementPoint starts a management point. On an error nothing of it is left running.
+func StartManagementPoint(ctx context.Context, c Config, e Environment) (r *Running, err error) {
+	if c.Role != ManagementPoint {
+		return nil, catalog.Errorf(catalog.ConfigInvalid, "%s is the configuration of a %s", c.path, c.Role)
+	}
+	inner, r, logs, log := begin(ctx, c, &e)
+	defer stopOnError(r, &err)
+	opened, err := OpenSite(ctx, c, e.Protection, e.Now, log)
+	if err != nil {
+		return nil, err
+	}
+	r.Site = opened.Site
+	r.onStop(func(context.Context) { opened.Close() })
+	waiting, err := inbox.Open(filepath.Join(c.State, "inboxes", "auth", "ddm.box", "log"), inbox.Options{Log: log})
+	if err != nil {
+		return nil, err
+	}
+	r.onStop(func(context.Context) { waiting.Close() })
+
+	listeners, err := c.listeners(r)
+	if err != nil {
+		return nil, err
+	}
+	point, err := opened.Site.Enlist(ctx, c.managementPoint(r))
+	if err != nil {
+		return nil, err
+	}
+	certificate, err := issueForever(inner, opened.Site, c, e.Now, log)
+	if err != nil {
+		return nil, err
+	}
+	registry, hooks := managementPointMetrics(e.ObserveManagementPoint)
+	server, err := mp.New(mp.Config{
+		Site: opened.Site, Inbox: waiting, InboxDir: filepath.Join(c.State, "inboxes"), Logs: logs, AccessLog: logs.Access("u_ex.log"), Log: log, Now: e.Now,
+		RoleID: point.RoleID, FQDN: point.FQDN, HTTPPort: portOf(r.Addresses["http"]), HTTPSPort: portOf(cmp.Or(r.Addresses["https"], r.Addresses["pki"])),
+		Certificate: certificate.leaf, Hooks: hooks,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.run(inner, "site", opened.Site.Run)
+	r.run(inner, "management point", server.Run)
+	for _, l := range listeners {
+		serve(r, server, l, certificate)
+	}
+	health := func() Health { return managementPointHealth(c, opened, waiting, e.Now) }
+	return r, openDoor(r, c, &door{health: health, metrics: registry, logs: logs, run: verbs(e, opened)})
+}
+
+func verbs(e Environment, opened *OpenedSite) RunVerb {
+	if e.Verbs == nil {
+		return nil
+	}
+	return e.Verbs(opened.Site, opened.Backup)
+}
+
+func openDoor(r *Running, c Config, d *door) error {
+	health := d.health
+	d.health = func() Health {
+		h := health()
+		h.Since = r.since
+		return h
+	}
+	if err := d.open(DoorPath(c)); err != nil {
+		return err
+	}
+	r.onStop(d.close)
+	return nil
+}
+
+func stopOnError(r *Running, err *error) {
+	if *err != nil {
+		r.Stop()
+	}
+}
+
+// pointListener is one listener of a management point.
+type pointListener struct {
+	net.Listener
+	kind mp.Listener
+	name string
+	tls  *tls.Certificate // company certificate; nil for the site's own or for plain HTTP
+}
+
+func (c Config) listeners(r *Running) (all []pointListener, err error) {
+	defer func() {
+		if err != nil {
+			for _, l := range all {
+				l.Close()
+			}
+		}
+	}()
+	for _, want := range []struct {
+		name, address string
+		kind          mp.Listener
+	}{{"https", c.Listen.HTTPS, mp.EnhancedHTTP}, {"http", c.Listen.HTTP, mp.HTTP}, {"pki", c.Listen.PKI.Address, mp.HTTPS}} {
+		if want.address == "" {
+			continue
+		}
+		p := pointListener{kind: want.kind, name: want.name}
+		if want.kind == mp.HTTPS {
+			pair, err := loadPair(c.Listen.PKI.Certificate, c.Listen.PKI.Key)
+			if err != nil {
+				return all, err
+			}
+			p.tls = &pair
+		}
+		if p.Listener, err = listen(r, want.name, want.address); err != nil {
+			return all, err
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}
+
+func loadPair(certificate, key string) (tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(certificate, key)
+	if err != nil {
+		return pair, catalog.Wrap(catalog.ConfigInvalid, err, "the certificate %s with the key %s cannot be used", certificate, key)
+	}
+	return pair, nil
+}
+
+// managementPoint is how the site lists this management point.
+func (c Config) managementPoint(r *Running) site.ManagementPoint {
+	address := cmp.Or(r.Addresses["https"], r.Addresses["pki"])
+	internal := ""
+	if address != "" {
+		internal = "https://" + net.JoinHostPort(c.Name, strconv.Itoa(portOf(address)))
+	}
+	name, _, _ := strings.Cut(c.Name, ".")
+	return site.ManagementPoint{Name: strings.ToUpper(name), FQDN: c.Name, InternalURL: internal, HTTP: c.Listen.HTTP != "", Names: c.Names}
+}
+
+func portOf(address string) int {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.Atoi(port)
+	return n
+}
+
+func serve(r *Running, m *mp.ManagementPoint, l pointListener, issued *issuedCertificate) {
+	server := m.Server(l.kind)
+	r.onStop(func(ctx context.Context) {
+		if server.Shutdown(ctx) != nil {
+			server.Close()
+		}
+	})
+	switch {
+	case l.kind == mp.HTTP:
+		r.keep(l.name, func() error { return server.Serve(l) })
+		return
+	case l.tls != nil:
+		server.TLSConfig.Certificates = []tls.Certificate{*l.tls}
+	default:
+		server.TLSConfig.GetCertificate = issued.get
+	}
+	r.keep(l.name, func() error { return server.ServeTLS(l, "", "") })
+}
+
+// issuedCertificate is the certificate that the site issued to this management point; it is replaced before it ends.
+type issuedCertificate struct {
+	current atomic.Pointer[tls.Certificate]
+}
+
+func (i *issuedCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return i.current.Load(), nil
+}
+
+func (i *issuedCertificate) leaf() []byte { return i.current.Load().Certificate[0] }
+
+// renewEvery is how often a management point takes a fresh certificate; a certificate lives a year.
+const renewEvery = 30 * 24 * time.Hour
+
+// issueForever issues the enhanced HTTP certificate ("SMS Role SSL Certificate", product.md 2.13) now and every thirty days. Its key lives in memory only.
+func issueForever(ctx context.Context, s *site.Site, c Config, now func() time.Time, log *slog.Logger) (*issuedCertificate, error) {
+	issued := &issuedCertificate{}
+	if err := issued.renew(s, c); err != nil {
+		return nil, err
+	}
+	go func() {
+		tick := time.NewTicker(renewEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				if err := issued.renew(s, c); err != nil {
+					log.Error("renew the role certificate", "error", err)
+				}
+			}
+		}
+	}()
+	return issued, nil
+}
+
+func (i *issuedCertificate) renew(s *site.Site, c Config) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	chain, err := s.IssueRole(site.RoleManagementPoint, c.Name, key.Public(), append([]string{c.Name}, c.Names...))
+	if err != nil {
+		return err
+	}
+	i.current.Store(&tls.Certificate{Certificate: chain, PrivateKey: key})
+	return nil
+}
+
+// StartGateway starts a gateway.
+func StartGateway(ctx context.Context, c Config, e Environment) (r *Running, err error) {
+	if c.Role != Gateway {
+		return nil, catalog.Errorf(catalog.ConfigInvalid, "%s is the configuration of a %s", c.path, c.Role)
+	}
+	inner, r, logs, log := begin(ctx, c, &e)
+	defer stopOnError(r, &err)
+	root, err := parsePin(c.SiteRoot)
+	if err != nil {
+		return nil, err
+	}
+	key, protectedBy, err := loadRoleKey(c.State, e.Protection)
+	if err != nil {
+		return nil, err
+	}
+	registry, observe := gatewayMetrics(e.ObserveGateway)
+	config, err := c.gatewayConfig(root, key, e.Now)
+	if err != nil {
+		return nil, err
+	}
+	config.Logs, config.Log, config.Now, config.Observe = logs, log, e.Now, observe
+	g, err := gateway.New(config)
+	if err != nil {
+		return nil, err
+	}
+	r.Gateway, r.Pin = g, g.Pin()
+	l, err := listen(r, "https", c.Listen.HTTPS)
+	if err != nil {
+		return nil, err
+	}
+	r.run(inner, "gateway", func(ctx context.Context) error { return g.Serve(ctx, l) })
+	health := func() Health { return gatewayHealth(c, g, protectedBy) }
+	return r, openDoor(r, c, &door{health: health, metrics: registry, logs: logs})
+}
+
+func (c Config) gatewayConfig(root string, key crypto.Signer, now func() time.Time) (gateway.Config, error) {
+	own, err := selfSigned(key, c.Name, now())
+	if err != nil {
+		return gateway.Config{}, err
+	}
+	config := gateway.Config{
+		Names: append([]string{c.Name}, c.Names...), RootPin: root, Key: key, Certificate: own.Certificate[0], State: auth.NewState(root, now), StateFile: filepath.Join(c.State, siteStateName),
+		KeepCertificate: func(chain [][]byte) error {
+			return keyfile.WriteFile(filepath.Join(c.State, roleCertName), encodeChain(chain))
+		},
+	}
+	if content, err := readBounded(filepath.Join(c.State, roleCertName)); err == nil {
+		config.IssuedCertificate = decodeChain(content)
+	}
+	if c.TLS.Certificate != "" {
+		pair, err := loadPair(c.TLS.Certificate, c.TLS.Key)
+		if err != nil {
+			return config, err
+		}
+		config.ClientCertificate = &pair
+	}
+	return config, nil
+}
+
+// StartConnector starts a connector.
+func StartConnector(ctx context.Context, c Config, e Environment) (r *Running, err error) {
+	if c.Role != Connector {
+		return nil, catalog.Errorf(catalog.ConfigInvalid, "%s is the configuration of a %s", c.path, c.Role)
+	}
+	inner, r, logs, log := begin(ctx, c, &e)
+	defer stopOnError(r, &err)
+	root, err := parsePin(c.SiteRoot)
+	if err != nil {
+		return nil, err
+	}
+	key, protectedBy, err := loadRoleKey(c.State, e.Protection)
+	if err != nil {
+		return nil, err
+	}
+	content, err := readBounded(filepath.Join(c.State, roleCertName))
+	if err != nil {
+		return nil, catalog.Wrap(catalog.KeyFileMissing, err, "the connector has no certificate; run `postern connector join`")
+	}
+	registry, observe := connectorMetrics(e.ObserveConnector)
+	config := connector.Config{
+		Name: c.Name, Certificate: tls.Certificate{Certificate: decodeChain(content), PrivateKey: key}, RootPin: root, ManagementPoint: c.ManagementPoint,
+		ConnectionsPerGateway: c.Connections, Log: logs.Log(logfile.File{Name: "SMS_CLOUD_PROXYCONNECTOR.log", Component: "SMS_CLOUD_PROXYCONNECTOR", Format: logfile.Server}), Events: log, OnRequest: observe, Now: e.Now,
+	}
+	if len(c.Gateways) > 0 {
+		listed, err := listedGateways(c.Gateways)
+		if err != nil {
+			return nil, err
+		}
+		config.Gateways = func() []connector.Gateway { return listed }
+	}
+	out, err := connector.New(config)
+	if err != nil {
+		return nil, err
+	}
+	r.Connector = out
+	r.run(inner, "connector", out.Run)
+	health := func() Health { return connectorHealth(c, out, config.Certificate, protectedBy) }
+	return r, openDoor(r, c, &door{health: health, metrics: registry, logs: logs})
+}
+
+func listedGateways(listed []Listed) (all []connector.Gateway, err error) {
+	for _, g := range listed {
+		u, err := url.Parse(g.URL)
+		if err != nil || u.Scheme != "https" || u.Host == "" {
+			return nil, catalog.Errorf(catalog.ConfigInvalid, "gateways: %q is not an https address", g.URL)
+		}
+		pin, err := parsePin(g.Pin)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, connector.Gateway{Name: u.Hostname(), Address: net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443")), Pin: pin})
+	}
+	return all, nil
+}
+
+// Start starts the role that the configuration is for.
+func Start(ctx context.Context, c Config, e Environment) (*Running, error) {
+	start := map[string]func(context.Context, Config, Environment) (*Running, error){
+		ManagementPoint: StartManagementPoint, Gateway: StartGateway, Connector: StartConnector,
+	}
+	return start[c.Role](ctx, c, e)
+}
