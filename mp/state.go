@@ -21,7 +21,8 @@ type streams struct{ open atomic.Int64 }
 const lineTimeout = 30 * time.Second
 
 // streamState gives a connector the signed site state for its gateways: a line now, a line at every change, and a signed beat between
-// (design decision 4). It ends when the connector goes, is blocked, or the server stops.
+// (design decision 4). It ends when the connector goes, is blocked, or the server stops. The state that blocks the connector is still written: it is how
+// gateways behind it learn to drop it.
 func (v *visit) streamState() {
 	ctx, cancel := context.WithCancel(v.r.Context())
 	defer cancel()
@@ -38,6 +39,10 @@ func (v *visit) streamState() {
 		return
 	}
 	for v.writeLine(line) {
+		if err := v.mp.site.ConnectorAdmitted(v.hop.pin); err != nil {
+			v.remember(err, "peer", v.hop.connector)
+			return
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -47,9 +52,6 @@ func (v *visit) streamState() {
 			line, epoch, err = v.mp.site.State()
 		case <-beat.C:
 			line, err = v.mp.site.Beat(epoch)
-		}
-		if err == nil {
-			err = v.mp.site.ConnectorAdmitted(v.hop.pin)
 		}
 		if err != nil {
 			v.remember(known(err), "peer", v.hop.connector)

@@ -32,13 +32,13 @@ type HubConfig struct {
 
 // Connection is what the accepting side knows of one live connection.
 type Connection struct {
-	ID       string // unique in this process
-	Name     string // the connector's name, as its certificate has it
-	Pin      string // SHA-256 of its key, as its certificate has it
-	Remote   string // its network address
-	Since    time.Time
-	InFlight int  // requests under way
-	Draining bool // the connector is stopping: what is under way ends, nothing new is sent
+	ID       string    `json:"id"`     // unique in this process
+	Name     string    `json:"name"`   // the connector's name, as its certificate has it
+	Pin      string    `json:"pin"`    // SHA-256 of its key, as its certificate has it
+	Remote   string    `json:"remote"` // its network address
+	Since    time.Time `json:"since"`
+	InFlight int       `json:"in_flight"` // requests under way
+	Draining bool      `json:"draining"`  // the connector is stopping: what is under way ends, nothing new is sent
 }
 
 // Hub is the accepting side: it holds the connections that connectors have opened and

@@ -30,9 +30,9 @@ func newRoutes(s *session) *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			views := routeViews()
 			return s.print(views, func(w io.Writer) {
-				table(w, "ROLE\tMETHODS\tPATH\tPROOF (any one)\tLEVEL AT MOST\tBODY", func(row func(...any)) {
+				table(w, "ROLE\tLISTENERS\tMETHODS\tPATH\tPROOF (any one)\tLEVEL AT MOST\tBODY", func(row func(...any)) {
 					for _, v := range views {
-						row(v.Role, strings.Join(v.Methods, ","), v.Path, strings.Join(v.Proofs, ", "), or(v.Ceiling, "-"), v.Body)
+						row(v.Role, or(strings.Join(v.Listeners, ","), "https"), strings.Join(v.Methods, ","), v.Path, strings.Join(v.Proofs, ", "), or(v.Ceiling, "-"), v.Body)
 					}
 				})
 			})

@@ -37,9 +37,9 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"jsonenv": jsonenv,
-			"await":   await,
-			"replace": replaceIn,
+			"jsonenv":   jsonenv,
+			"await":     await,
+			"unhealthy": unhealthy,
 		},
 	})
 }
@@ -105,15 +105,19 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("%s: %s", args[0], last)
 }
 
-// replaceIn FILE OLD NEW replaces text in a file.
-func replaceIn(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 3 {
-		ts.Fatalf("usage: replace FILE OLD NEW")
+// unhealthy CONFIG waits, five seconds at most, until the role says that it is not well.
+func unhealthy(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: unhealthy CONFIG")
 	}
-	path := ts.MkAbs(args[0])
-	content := ts.ReadFile(args[0])
-	if !strings.Contains(content, args[1]) {
-		ts.Fatalf("%s does not hold %q", args[0], args[1])
+	config, err := role.Load(ts.MkAbs(args[0]))
+	ts.Check(err)
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		health, err := role.Knock(config).Health(context.Background())
+		ts.Check(err)
+		if !health.OK {
+			return
+		}
 	}
-	ts.Check(os.WriteFile(path, []byte(strings.ReplaceAll(content, args[1], args[2])), 0o600))
+	ts.Fatalf("%s is still well", args[0])
 }
