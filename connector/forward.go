@@ -75,6 +75,9 @@ func (f *forwarder) begin(r *http.Request) *exchange {
 	if x.MessageID == "" || len(x.MessageID) > 64 {
 		x.MessageID = newMessageID()
 	}
+	trace, _ := logfile.ParseTraceparent(r.Header.Get("Traceparent"))
+	trace.Message = x.MessageID
+	x.request = r.WithContext(logfile.WithTrace(r.Context(), trace))
 	x.Gateway = f.gateway.Name
 	x.Bearer = r.Header.Get("Authorization") != ""
 	return x
@@ -138,7 +141,7 @@ func (x *exchange) outgoing() *http.Request {
 	if out.Header.Get(ccm.HeaderMessageID) == "" {
 		out.Header.Set(ccm.HeaderMessageID, x.MessageID)
 	}
-	return out.WithContext(logfile.WithMessage(x.request.Context(), x.MessageID))
+	return out.WithContext(x.request.Context())
 }
 
 // pass gives the backend's answer to the gateway.

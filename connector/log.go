@@ -60,17 +60,19 @@ func (x *exchange) logAnswer(status int, text string) {
 func (x *exchange) logRefusal(status ccm.Status, err error) {
 	x.cfg.Log.Errorf(webException, x.MessageID, exceptionText(x, status, err))
 	x.cfg.Log.Errorf(receivedResponse, x.internal(), x.MessageID, status.Code, status.Reason)
-	x.cfg.Events.WarnContext(x.request.Context(), "request refused", "message", x.MessageID, "gateway", x.Gateway,
+	x.cfg.Events.WarnContext(x.request.Context(), "request refused", "gateway", x.Gateway,
 		"code", x.Code, "status", status.Code, "error", err)
 }
 
 // logEnd says how a message that a management point answered has ended.
 func (x *exchange) logEnd() {
 	if x.Status == 0 {
-		x.cfg.Events.WarnContext(x.request.Context(), "answer broke off", "message", x.MessageID, "gateway", x.Gateway,
+		x.cfg.Events.WarnContext(x.request.Context(), "answer broke off", "gateway", x.Gateway,
 			"backend", x.Backend, "sent", x.Sent, "error", x.err)
 		return
 	}
+	x.cfg.Events.DebugContext(x.request.Context(), "request forwarded", "gateway", x.Gateway, "endpoint", x.Endpoint, "backend", x.Backend,
+		"status", x.Status, "took", x.Elapsed)
 	if x.Status < 400 {
 		x.cfg.Log.Infof(messageAnswered, x.MessageID, x.internal(), x.endpointName(), x.Status, http.StatusText(x.Status), x.Sent, x.Elapsed.Milliseconds())
 	}

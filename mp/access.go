@@ -2,6 +2,7 @@ package mp
 
 import (
 	"cmp"
+	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
@@ -23,6 +24,20 @@ func (v *visit) access() {
 		hook(v.exchangeDone(status, taken))
 	}
 	v.mp.config.AccessLog.Write(v.accessRecord(status, taken))
+	v.event(status, taken)
+}
+
+// event is the same as an event with the ids of the request: always when it brought something about, otherwise only in verbose mode. Refusals have had theirs.
+func (v *visit) event(status ccm.Status, taken time.Duration) {
+	if v.refused != nil {
+		return
+	}
+	level := slog.LevelDebug
+	if v.act != "" {
+		level = slog.LevelInfo
+	}
+	v.mp.log.LogAttrs(v.r.Context(), level, "request answered", slog.String("route", v.routeName()), slog.Int("status", status.Code),
+		slog.String("proof", string(v.proof.Method)), slog.String("act", v.act), slog.String("connector", v.hop.connector), slog.Duration("took", taken))
 }
 
 func (v *visit) accessRecord(status ccm.Status, taken time.Duration) logfile.AccessRecord {

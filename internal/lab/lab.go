@@ -12,9 +12,11 @@ import (
 	"postern/catalog"
 	"postern/ccm"
 	"postern/client"
+	"postern/connector"
 	"postern/gateway"
 	"postern/internal/role"
 	"postern/logfile"
+	"postern/mp"
 	"postern/site"
 )
 
@@ -30,6 +32,8 @@ type Lab struct {
 	Connector       *role.Running
 	GatewayHost     string // host:port that devices use
 
+	temporary bool // Dir is ours to remove
+
 	made  role.MadeSite
 	trail *trail
 	now   func() time.Time
@@ -44,6 +48,26 @@ type Options struct {
 	Now   func() time.Time
 	// Report is told of every step as it ends; may be nil.
 	Report func(Step)
+	// Observe is told of every request at every hop, beside the steps.
+	Observe Observers
+}
+
+// Observers are told of every request that has ended; any may be nil. They are called from many goroutines and must not block.
+type Observers struct {
+	ManagementPoint func(mp.Exchange)
+	Gateway         func(gateway.Exchange)
+	Connector       func(connector.Exchange)
+}
+
+// both returns a function that tells the two.
+func both[E any](first, second func(E)) func(E) {
+	if second == nil {
+		return first
+	}
+	return func(e E) {
+		first(e)
+		second(e)
+	}
 }
 
 // VerbMaker makes the commands of a management point's administration door.
@@ -57,8 +81,7 @@ func Start(ctx context.Context, options Options) (l *Lab, err error) {
 		options.Now = time.Now
 	}
 	l = &Lab{Dir: options.Dir, now: options.Now, trail: newTrail(options.Report)}
-	temporary := l.Dir == ""
-	if temporary {
+	if l.temporary = l.Dir == ""; l.temporary {
 		if l.Dir, err = os.MkdirTemp("", "postern-lab-"); err != nil {
 			return nil, err
 		}
@@ -66,9 +89,6 @@ func Start(ctx context.Context, options Options) (l *Lab, err error) {
 	defer func() {
 		if err != nil {
 			l.Stop()
-			if temporary {
-				os.RemoveAll(l.Dir)
-			}
 		}
 	}()
 	for _, part := range []struct {
@@ -84,13 +104,16 @@ func Start(ctx context.Context, options Options) (l *Lab, err error) {
 	return l, nil
 }
 
-// Stop ends every role, in the reverse order.
+// Stop ends every role, in the reverse order, and removes the folder when it is a temporary one.
 func (l *Lab) Stop() error {
 	var errs []error
 	for _, r := range []*role.Running{l.Connector, l.Gateway, l.ManagementPoint} {
 		if r != nil {
 			errs = append(errs, r.Stop())
 		}
+	}
+	if l.temporary {
+		errs = append(errs, os.RemoveAll(l.Dir))
 	}
 	return errors.Join(errs...)
 }
@@ -110,7 +133,8 @@ func (l *Lab) startManagementPoint(ctx context.Context, options Options) (string
 	if err != nil {
 		return "", err
 	}
-	environment := role.Environment{Now: l.now, ObserveManagementPoint: l.trail.managementPoint}
+	config.Verbose = true
+	environment := role.Environment{Now: l.now, ObserveManagementPoint: both(l.trail.managementPoint, options.Observe.ManagementPoint)}
 	if options.Verbs != nil {
 		environment.Verbs = options.Verbs()
 	}
@@ -125,7 +149,7 @@ func (l *Lab) ManagementPointURL() string {
 	return l.ManagementPoint.Site.ManagementPoints()[0].InternalURL
 }
 
-func (l *Lab) startGateway(ctx context.Context, _ Options) (string, error) {
+func (l *Lab) startGateway(ctx context.Context, options Options) (string, error) {
 	address, err := freeAddress()
 	if err != nil {
 		return "", err
@@ -141,7 +165,8 @@ func (l *Lab) startGateway(ctx context.Context, _ Options) (string, error) {
 	if _, err := l.Site().AddGateway(ctx, made.URL, made.Pin, "lab"); err != nil {
 		return "", err
 	}
-	if l.Gateway, err = role.StartGateway(ctx, config, role.Environment{Now: l.now, ObserveGateway: l.trail.gateway}); err != nil {
+	config.Verbose = true
+	if l.Gateway, err = role.StartGateway(ctx, config, role.Environment{Now: l.now, ObserveGateway: both(l.trail.gateway, options.Observe.Gateway)}); err != nil {
 		return "", err
 	}
 	l.GatewayHost = net.JoinHostPort("localhost", portOf(l.Gateway.Addresses["https"]))
@@ -163,7 +188,7 @@ func portOf(address string) string {
 	return port
 }
 
-func (l *Lab) startConnector(ctx context.Context, _ Options) (string, error) {
+func (l *Lab) startConnector(ctx context.Context, options Options) (string, error) {
 	code, err := l.Site().Invite(ctx, "lab1", "lab")
 	if err != nil {
 		return "", err
@@ -177,7 +202,8 @@ func (l *Lab) startConnector(ctx context.Context, _ Options) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if l.Connector, err = role.StartConnector(ctx, config, role.Environment{Now: l.now, ObserveConnector: l.trail.connector}); err != nil {
+	config.Verbose = true
+	if l.Connector, err = role.StartConnector(ctx, config, role.Environment{Now: l.now, ObserveConnector: both(l.trail.connector, options.Observe.Connector)}); err != nil {
 		return "", err
 	}
 	return "joined with a one-time code and has its own certificate; no port of it is open", nil

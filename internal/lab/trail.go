@@ -134,8 +134,11 @@ func (t *trail) connector(e connector.Exchange) {
 	t.keep(e.MessageID, s)
 }
 
+// stateRoute is asked by gateways and connectors themselves, so no gateway tells of it.
+const stateRoute = "/postern/state"
+
 func (t *trail) managementPoint(e mp.Exchange) {
-	if e.Connector == "" {
+	if e.Connector == "" || e.Route == stateRoute {
 		return
 	}
 	what := provedText(string(e.Proof.Method), e.Proof.Scope)
