@@ -106,7 +106,10 @@ func InitGateway(ask NewGateway, protection Protection) (MadeGateway, error) {
 	if err != nil {
 		return MadeGateway{}, catalog.Errorf(catalog.InvalidArgument, "--listen is %q; give an address and a port, such as 0.0.0.0:443", listen)
 	}
-	config := Config{Role: Gateway, Name: ask.Name, SiteRoot: root, Listen: Listen{HTTPS: listen}, TLS: ask.TLS}
+	config := Config{Role: Gateway, Name: ask.Name, SiteRoot: root, Listen: Listen{HTTPS: listen}}
+	if config.TLS, err = ask.TLS.check(); err != nil {
+		return MadeGateway{}, err
+	}
 	path := filepath.Join(ask.Dir, "gateway.yaml")
 	if exists(path) {
 		return MadeGateway{}, catalog.Errorf(catalog.AlreadyExists, "%s exists already; choose another folder", path)
@@ -123,6 +126,22 @@ func InitGateway(ask NewGateway, protection Protection) (MadeGateway, error) {
 		address = "https://" + net.JoinHostPort(ask.Name, port)
 	}
 	return MadeGateway{Name: ask.Name, URL: address, Pin: token.Pin(key.Public()), Config: path}, nil
+}
+
+// check proves that certificate and key can be used together, and makes their paths good from anywhere.
+func (f TLSFiles) check() (TLSFiles, error) {
+	if f.Certificate == "" && f.Key == "" {
+		return f, nil
+	}
+	if _, err := loadPair(f.Certificate, f.Key); err != nil {
+		return f, err
+	}
+	var err error
+	if f.Certificate, err = filepath.Abs(f.Certificate); err != nil {
+		return f, err
+	}
+	f.Key, err = filepath.Abs(f.Key)
+	return f, err
 }
 
 // parsePin checks a hash of a public key as the commands print it.
