@@ -578,3 +578,24 @@ func BenchmarkEncodeReply(b *testing.B) {
 		}
 	}
 }
+
+// A client's own names are repeated in replies: no character of theirs may break a reader that splits the raw bytes at 0D 0A (protocol.md 12).
+func TestUncompressedReplyHoldsNoLineEnd(t *testing.T) {
+	request := Header{ID: "{1}", ReplyTo: "direct:x:y", ReplyCompression: "none"}
+	const body = "<R name=\"\u0d05\u0a0d\u0d0a\">\u0d05\u010a</R>"
+	_, reply, err := EncodeReply(request, Header{ID: "{2}"}, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(reply, []byte("\r\n")); n != 9 {
+		t.Errorf("%d line ends, want those of the framing alone: %q", n, reply)
+	}
+	m, err := DecodeReply(multipartType, bytes.NewReader(reply), DefaultLimits())
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := parseXML(m.Text(), DefaultLimits())
+	if err != nil || root.Attr("name") != "\u0d05\u0a0d\u0d0a" || root.Text != "\u0d05\u010a" {
+		t.Errorf("read back %+v, %v", root, err)
+	}
+}

@@ -140,6 +140,16 @@ func newPolicyAuth(family PolicyAuthFamily, id, at string, hashes, values []stri
 	return auth, nil
 }
 
+// Weak reports whether the proof needs SHA-1 to hold: only a site that still serves clients of 2007 takes it.
+func (a PolicyAuth) Weak(key *rsa.PublicKey) bool {
+	for _, hash := range a.hashes {
+		if StrongHash(hash) && a.verifyWith(key, hash) == nil {
+			return false
+		}
+	}
+	return true
+}
+
 // Verify checks every signature with the client's registered key: over the header's text in UTF-16LE, with or without a
 // final NUL, with or without DigestInfo (protocol.md 4.4, 12). Errors have the code PolicyAuthSignature.
 func (a PolicyAuth) Verify(key *rsa.PublicKey) error {

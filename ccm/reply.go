@@ -39,8 +39,8 @@ func EncodeRequest(h Header, bodyXML string, sign *rsa.PrivateKey) (contentType 
 // reads (protocol.md 2.7, 12): the constant boundary, one header line for each part,
 // UTF-16LE with exactly one final NUL, compressed unless the request says "none", and
 // no 0D 0A inside the compressed payload. Fields of replyHeader that are empty are
-// derived from the request; give it ID, SentTime and SourceHost. A "none" payload
-// is written as it is.
+// derived from the request; give it ID, SentTime and SourceHost. In a "none" payload
+// the characters whose bytes would make 0D 0A are written as references.
 //
 // When the request's HTTP header says "Connection: close", the caller must say so too.
 // The error is [catalog.ReplyUnencodable].
@@ -166,7 +166,7 @@ const maxPadding = 32
 // replyPayload returns the second part of a reply and the length of its body unpacked.
 func replyPayload(bodyXML string, compressed bool) ([]byte, int64, error) {
 	if !compressed {
-		content := encodeUTF16Z(bodyXML)
+		content := encodeUTF16Z(withoutLineEnds(bodyXML))
 		return content, int64(len(content)), nil
 	}
 	for range maxPadding {
@@ -177,6 +177,24 @@ func replyPayload(bodyXML string, compressed bool) ([]byte, int64, error) {
 		bodyXML += " "
 	}
 	return nil, 0, catalog.Errorf(catalog.ReplyUnencodable, "no compressed form without a line end")
+}
+
+// withoutLineEnds writes characters as references that would put 0D 0A into UTF-16LE: U+0A0D by itself, and those of U+0Dxx, after
+// which 0A may follow. Replies hold such characters only where a client's own names are repeated: in text and attribute values.
+func withoutLineEnds(bodyXML string) string {
+	endsLine := func(r rune) bool { return r == 0x0A0D || r>>8 == 0x0D }
+	if strings.IndexFunc(bodyXML, endsLine) < 0 {
+		return bodyXML
+	}
+	var b strings.Builder
+	for _, r := range bodyXML {
+		if endsLine(r) {
+			fmt.Fprintf(&b, "&#x%X;", r)
+			continue
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
 }
 
 func headerPart(h Header) []byte { return append([]byte{0xFF, 0xFE}, encodeUTF16(h.xml())...) }

@@ -137,3 +137,9 @@ func digest(hash crypto.Hash, data []byte) []byte {
 	h.Write(data)
 	return h.Sum(nil)
 }
+
+// StrongHash reports whether an algorithm id of a message names SHA-2. SHA-1 has several ids, and none at all means it too (protocol.md 2.4).
+func StrongHash(oid string) bool {
+	hash, err := hashOf(oid)
+	return err == nil && hash != crypto.SHA1
+}

@@ -4,10 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha1"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -16,10 +20,12 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf16"
 
 	"postern/auth"
 	"postern/catalog"
@@ -740,4 +746,44 @@ func TestCopyThatCannotBeWrittenTakesNothingBack(t *testing.T) {
 		t.Errorf("answered %+v", response)
 	}
 	f.wantEvent(catalog.RegistrationCopyFailed)
+}
+
+// TestSHA1NeedsTheLegacySetting: C75. A registered key with SHA-1 signatures is refused, and where the site serves clients of 2007 it is worth no more than known.
+func TestSHA1NeedsTheLegacySetting(t *testing.T) {
+	f := newFixture(t)
+	d := f.device(0)
+	f.register(d)
+	_, err := f.site.Approve(t.Context(), d.id, proof.LevelSecrets, "ann", "test")
+	f.must(err)
+	open, err := f.site.AddPolicy(t.Context(), site.NewPolicy{Flags: ccm.PolicyRequiresAuth, Body: []byte("<Policy/>"), All: true, By: "test"})
+	f.must(err)
+	secret, err := f.site.AddPolicy(t.Context(), site.NewPolicy{Flags: ccm.PolicySecret, Body: []byte("<Policy/>"), All: true, By: "test"})
+	f.must(err)
+	download := func(p site.Policy) string {
+		value := string(d.id) + ";" + f.clock.now().UTC().Format("2006-01-02T15:04:05Z") + ";1"
+		digest := sha1.Sum(append(utf16LE(value), 0, 0))
+		signature, err := rsa.SignPKCS1v15(nil, d.key, crypto.SHA1, digest[:])
+		f.must(err)
+		slices.Reverse(signature)
+		return string(f.send(f.client, "GET", f.url(HTTP, "/SMS_MP/.sms_pol?"+url.PathEscape(p.ID)+".1_00"), "", nil,
+			"ClientToken", value, "ClientTokenSignature", hex.EncodeToString(signature)).body)
+	}
+	if got := download(open); got != ccm.PolicyError {
+		t.Errorf("without the setting got %q", got)
+	}
+	f.wantEvent(catalog.RegistrationWeakKey)
+	f.must(f.site.Set(t.Context(), "registration.legacy-keys", "true", "ann"))
+	if got := ccm.DecodePolicyBody([]byte(download(open))); got != "<Policy/>" {
+		t.Errorf("with the setting got %q", got)
+	}
+	if got := download(secret); got != ccm.PolicyError {
+		t.Errorf("a secret for a SHA-1 signature: %q", got)
+	}
+}
+
+func utf16LE(text string) (out []byte) {
+	for _, unit := range utf16.Encode([]rune(text)) {
+		out = append(out, byte(unit), byte(unit>>8))
+	}
+	return out
 }

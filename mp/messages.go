@@ -153,7 +153,7 @@ func (v *visit) signedBy(m *ccm.Message) (site.Device, error) {
 		return site.Device{}, err
 	}
 	v.provedBy(device)
-	return v.limited(device)
+	return v.limited(device, !ccm.StrongHash(m.Header.ClientAuth.HashAlgorithm))
 }
 
 // device finds a device by its client id.
@@ -173,13 +173,20 @@ func (v *visit) provedBy(device site.Device) {
 	v.proof.Client = device.ClientID
 }
 
-// limited refuses a blocked device, and cuts the level of another to the route's ceiling.
-func (v *visit) limited(device site.Device) (site.Device, error) {
+// limited refuses a blocked device and, unless the site serves clients of 2007, a proof with SHA-1. It cuts the level to the ceiling of the route, and to
+// known where the proof is weak.
+func (v *visit) limited(device site.Device, weak bool) (site.Device, error) {
+	if weak && !v.mp.site.Settings().LegacyKeys {
+		return device, catalog.Errorf(catalog.RegistrationWeakKey, "signed with SHA-1; SHA-256 is needed")
+	}
 	if device.Blocked() {
 		return device, catalog.Errorf(catalog.DeviceBlocked, "device %s is blocked", device.ClientID)
 	}
 	v.mp.site.Seen(device.ClientID)
 	device.Approval.Level = min(device.Approval.Level, v.route.Ceiling)
+	if weak {
+		device.Approval.Level = min(device.Approval.Level, proof.LevelKnown)
+	}
 	return device, nil
 }
 

@@ -129,7 +129,7 @@ func (v *visit) tokenReader() (*site.Device, error) {
 	if device.Key != v.proof.Key {
 		return nil, catalog.Errorf(catalog.MessageOtherDevice, "device %s has another key than the token", device.ClientID)
 	}
-	device, err = v.limited(device)
+	device, err = v.limited(device, false)
 	return &device, err
 }
 
@@ -149,7 +149,7 @@ func (v *visit) signedReader(signed ccm.PolicyAuth) (*site.Device, error) {
 		return nil, catalog.Errorf(catalog.PolicyProofWrong, "signed at %s by the client's clock; the time here is %s", signed.Time.Format(time.RFC3339), v.began.UTC().Format(time.RFC3339))
 	}
 	v.provedBy(device)
-	device, err = v.limited(device)
+	device, err = v.limited(device, signed.Weak(public))
 	return &device, err
 }
 

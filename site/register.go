@@ -104,15 +104,7 @@ func usable(request *ccm.RegistrationRequest, now time.Time, legacy bool) error 
 // weak reports keys and signatures of 2007 (protocol.md 2.4), of the encryption certificate too: a secret is sealed to it.
 func weak(request *ccm.RegistrationRequest) bool {
 	shortKey := func(c *ccm.Certificate) bool { return c != nil && c.PublicKey.N.BitLen() < minKeyBits }
-	return !strongHash(request.HashAlgorithm) || shortKey(request.Signing) || shortKey(request.Encryption)
-}
-
-// strongHash reports whether the algorithm id of a message is one with SHA-2. SHA-1 has several ids, and none at all means it too.
-func strongHash(algorithm string) bool {
-	return slices.Contains([]string{
-		"1.2.840.113549.1.1.11", "1.2.840.113549.1.1.12", "1.2.840.113549.1.1.13",
-		"2.16.840.1.101.3.4.2.1", "2.16.840.1.101.3.4.2.2", "2.16.840.1.101.3.4.2.3",
-	}, strings.TrimSpace(algorithm))
+	return !ccm.StrongHash(request.HashAlgorithm) || shortKey(request.Signing) || shortKey(request.Encryption)
 }
 
 func keyBits(request *ccm.RegistrationRequest) string {
@@ -240,9 +232,7 @@ func (s *Site) registerAgain(tx Tx, caller Caller, n *newcomer, device Device) (
 	}
 	record := n.record
 	record.SMSID = device.ClientID
-	if record.EncKey == nil { // a message without an encryption certificate never takes the registered one away
-		record.EncKey, record.EncThumbprint = device.Record.EncKey, device.Record.EncThumbprint
-	}
+	record.keepNewer(device.Record)
 	if !raised && record.equal(device.Record) {
 		return Registration{Device: device}, nil
 	}
@@ -251,6 +241,26 @@ func (s *Site) registerAgain(tx Tx, caller Caller, n *newcomer, device Device) (
 		return Registration{}, err
 	}
 	return Registration{Device: device, Changed: true}, s.trust(tx, actorSite, "device.update", string(device.ClientID), trustOf(device))
+}
+
+// keepNewer keeps the registered certificates where the message's are missing or older: whoever recorded an earlier registration of the device must
+// not be able to bring an old encryption certificate back by sending it again.
+func (r *Record) keepNewer(old Record) {
+	if r.ValidFrom.Before(old.ValidFrom) {
+		r.Certificate, r.Thumbprint, r.ValidFrom, r.ValidTo = old.Certificate, old.Thumbprint, old.ValidFrom, old.ValidTo
+	}
+	if len(old.EncKey) > 0 && (r.EncKey == nil || begins(r.EncKey).Before(begins(old.EncKey))) {
+		r.EncKey, r.EncThumbprint = old.EncKey, old.EncThumbprint
+	}
+}
+
+// begins is when a certificate that was read before begins to be valid.
+func begins(der []byte) time.Time {
+	c, err := ccm.ParseCertificate(der)
+	if err != nil {
+		return time.Time{}
+	}
+	return c.NotBefore
 }
 
 // chooseID picks the client id of a key that is no device yet: the one reserved for it, the one it wants if nobody has it, else a new one.
@@ -362,7 +372,7 @@ func (s *Site) Confirm(ctx context.Context, caller Caller, request *ccm.Registra
 		return Registration{}, catalog.Wrap(catalog.RegistrationSignature, err, "the confirmation of %s is not signed with its registered key", request.SMSID)
 	}
 	switch {
-	case !strongHash(request.HashAlgorithm) && !s.Settings().LegacyKeys:
+	case !ccm.StrongHash(request.HashAlgorithm) && !s.Settings().LegacyKeys:
 		return Registration{}, catalog.Errorf(catalog.RegistrationWeakKey, "the signature algorithm is %q; at least SHA-256 is needed", request.HashAlgorithm)
 	case caller.Key != "" && caller.Key != device.Key:
 		return Registration{}, catalog.Errorf(catalog.RegistrationOtherKey, "the confirmation was signed with key %s but its token or certificate belongs to key %s", device.Key, caller.Key)

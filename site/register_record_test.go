@@ -120,7 +120,7 @@ func TestC75_EverySHA1IdIsWeak(t *testing.T) {
 		"1.2.840.113549.1.1.11": true, "1.2.840.113549.1.1.12": true, "1.2.840.113549.1.1.13": true,
 		"2.16.840.1.101.3.4.2.1": true, "2.16.840.1.101.3.4.2.2": true, "2.16.840.1.101.3.4.2.3": true, " 2.16.840.1.101.3.4.2.1": true,
 	} {
-		if got := strongHash(algorithm); got != strong {
+		if got := ccm.StrongHash(algorithm); got != strong {
 			t.Errorf("%q: strong is %t, want %t", algorithm, got, strong)
 		}
 	}

@@ -41,7 +41,7 @@ func registerStories() []story {
 		{"a person's decision is never overridden", personsDecision},
 		{"every field is stored", everyField},
 		{"a changed attribute is written once", changedAttribute},
-		{"a missing encryption certificate takes none away", keepsEncryption},
+		{"C45 neither a missing nor an old encryption certificate takes the newest away", keepsEncryption},
 		{"the reserved id is honoured", reservedID},
 		{"manual mode leaves all but PKI to a person", manualMode},
 		{"confirmations", confirmations},
@@ -552,10 +552,14 @@ func keepsEncryption(t *testing.T, w *world) {
 	if out.Changed || !bytes.Equal(out.Device.Record.EncKey, first.Record.EncKey) || out.Device.Record.EncThumbprint == "" {
 		t.Errorf("got %+v", out)
 	}
-	fresh := newAgent(device(2).key, begin).signing
+	fresh := newAgent(device(2).key, begin.Add(time.Hour)).signing
 	out = w.registered(t, signed(), a.request(func(r *ccm.RegistrationRequest) { r.Encryption = fresh }))
 	if !out.Changed || out.Device.Record.EncThumbprint != fresh.Thumbprint() {
 		t.Errorf("a new encryption certificate: got %+v", out)
+	}
+	out = w.registered(t, signed(), a.request()) // recorded before the change, sent again by anybody
+	if out.Changed || out.Device.Record.EncThumbprint != fresh.Thumbprint() {
+		t.Errorf("an old registration sent again brought the old encryption certificate back: %+v", out)
 	}
 }
 
