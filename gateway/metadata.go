@@ -21,6 +21,7 @@ func (g *Gateway) metadata(w http.ResponseWriter, r *http.Request, x *exchange) 
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.Header().Set(ccm.HeaderMessageID, x.id)
 	w.WriteHeader(http.StatusOK)
 	if r.Method != http.MethodHead {
 		w.Write(body)

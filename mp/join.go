@@ -56,7 +56,7 @@ func (v *visit) joinRequest() (joinRequest, error) {
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&ask); err != nil || decoder.More() {
-		return ask, catalog.Wrap(catalog.RequestMalformed, err, "send one JSON object with code and csr")
+		return ask, catalog.Errorf(catalog.RequestMalformed, "send one JSON object with code and csr") // the decoder's error may quote the code
 	}
 	if len(ask.Code) == 0 || len(ask.Code) > 64 || len(ask.CSR) == 0 {
 		return ask, catalog.Errorf(catalog.RequestMalformed, "code and csr are needed")

@@ -41,7 +41,7 @@ func (v *visit) assignments(m *ccm.Message, device site.Device) (string, error) 
 	for _, p := range policies {
 		reply.Assignments = append(reply.Assignments, ccm.PolicyAssignment{
 			ID: assignmentID(p), PolicyID: p.ID, Version: p.Version, Type: p.Type, Category: p.Category, Flags: p.Flags,
-			Location: v.policyLocation(p), Hash: p.Hash,
+			Location: v.policyLocation(p), Hash: assignmentHash(p),
 		})
 	}
 	return reply.XML(), nil
@@ -66,6 +66,15 @@ func (v *visit) policyLocation(p site.Policy) string {
 		location = strings.Replace(location, "/SMS_MP/", "/SMS_MP_TokenAuth/", 1)
 	}
 	return location
+}
+
+// assignmentHash is what a client can compare with the body. The hash of a secret is of its sealed form at rest, which no client ever has, so
+// it is left out: CMS decryption fails by itself on another device's body.
+func assignmentHash(p site.Policy) string {
+	if p.Sealed {
+		return ""
+	}
+	return p.Hash
 }
 
 // assignmentID derives the id of an assignment from the policy that it assigns, so that it stays the same.

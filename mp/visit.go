@@ -196,12 +196,12 @@ func challenge(err error) string {
 // known gives every error a code: what has none is a fault of ours, and a database that is away is said to be away.
 func known(err error) error {
 	switch {
+	case catalog.CodeOf(err) != "":
+		return err // the store says more exactly what is wrong: a full disk, a database that is away
 	case errors.Is(err, site.ErrUnavailable):
 		return catalog.Wrap(catalog.StoreUnavailable, err, "try again shortly")
-	case catalog.CodeOf(err) == "":
-		return catalog.Wrap(catalog.InternalError, err, "")
 	}
-	return err
+	return catalog.Wrap(catalog.InternalError, err, "")
 }
 
 // firstOperationCode begins the areas of the catalogue that are about our own machinery: operation, store, inbox.

@@ -170,7 +170,8 @@ func newSiteConnector(s *session) *cobra.Command {
 	}
 	block := func(verb string, blocked bool) *cobra.Command {
 		return &cobra.Command{
-			Use: verb + " NAME", Short: strings.ToUpper(verb[:1]) + verb[1:] + " a connector at every gateway and management point", Args: cobra.ExactArgs(1),
+			Long: "A blocked connector is dropped by every gateway and refused by the management point. A gateway that it was the last way to does not hear of an\nunblocking: join a new connector there.",
+			Use:  verb + " NAME", Short: strings.ToUpper(verb[:1]) + verb[1:] + " a connector at every gateway and management point", Args: cobra.ExactArgs(1),
 			RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
 				if err := st.BlockConnector(ctx, arguments[0], blocked, s.actor); err != nil {
 					return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -173,14 +174,19 @@ func (l *Lab) startGateway(ctx context.Context, options Options) (string, error)
 	return "listens at https://" + l.GatewayHost + "; its key was made in place and the site lists its pin", nil
 }
 
-// freeAddress finds a port that is free now. The gateway's address is listed at the site before it starts, so it cannot choose one itself.
+// freeAddress finds a port that is free now. The gateway's address is listed at the site before it starts, so it cannot choose one itself. The
+// port is below those that systems give away by themselves, so that nobody else has it a moment later.
 func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	const first, count, tries = 20_000, 12_000, 100
+	var l net.Listener
+	var err error
+	for range tries {
+		if l, err = net.Listen("tcp", fmt.Sprint("127.0.0.1:", first+rand.N(count))); err == nil {
+			defer l.Close()
+			return l.Addr().String(), nil
+		}
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return "", err
 }
 
 func portOf(address string) string {
