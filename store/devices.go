@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"strings"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 func deviceColumns() []string {
 	return []string{
 		"client_id", "key_thumbprint",
-		"site_code", "smsid", "csmsid", "identity", "device_id", "certificate", "thumbprint", "enc_key", "enc_thumbprint", "key_type",
+		"site_code", "smsid", "csmsid", "identity", "device_id", "certificate", "thumbprint", "enc_key", "enc_is_signing", "enc_thumbprint", "key_type",
 		"public_key", "valid_from", "valid_to", "agent_type", "smbios_id", "mac_address", "hardware_id1", "isv_proxy_id", "always_internet",
 		"internet_enabled", "force", "approval_method", "resolution_method", "is_integrated_auth", "version", "netbios_name", "fqd_name",
 		"manual_conflict_resolution",
@@ -32,9 +33,10 @@ var (
 
 func scanDevice(r row, d *site.Device) error {
 	c, a, b := &d.Record, &d.Approval, &d.Block
-	return r.Scan(
+	var oneCertificate bool
+	err := r.Scan(
 		&d.ClientID, &d.Key,
-		&c.SiteCode, &c.SMSID, &c.CSMSID, &c.Identity, &c.DeviceID, bytesTo{&c.Certificate}, &c.Thumbprint, bytesTo{&c.EncKey}, &c.EncThumbprint, &c.KeyType,
+		&c.SiteCode, &c.SMSID, &c.CSMSID, &c.Identity, &c.DeviceID, bytesTo{&c.Certificate}, &c.Thumbprint, bytesTo{&c.EncKey}, &oneCertificate, &c.EncThumbprint, &c.KeyType,
 		bytesTo{&c.PublicKey}, instant{&c.ValidFrom}, instant{&c.ValidTo}, &c.AgentType, &c.SMBIOSID, &c.MACAddress, &c.HardwareID1, &c.ISVProxyID, &c.AlwaysInternet,
 		&c.InternetEnabled, &c.Force, &c.ApprovalMethod, &c.ResolutionMethod, &c.IsIntegratedAuth, &c.Version, &c.NetbiosName, &c.FQDName,
 		&c.ManualConflictResolution,
@@ -42,6 +44,10 @@ func scanDevice(r row, d *site.Device) error {
 		&b.Blocked, &b.By, &b.Why, instant{&b.At},
 		instant{&d.Created}, instant{&d.Updated}, instant{&d.LastSeen},
 	)
+	if oneCertificate {
+		c.EncKey = bytes.Clone(c.Certificate)
+	}
+	return err
 }
 
 // Device implements site.Devices.
@@ -55,7 +61,7 @@ func (t *tx) Device(id ccm.ClientID) (site.Device, error) {
 }
 
 // DeviceByKey implements site.Devices. A change mostly asks in order to register a new device: there it looks first whether there is one, because
-// a query for forty-five columns costs something even when it finds nothing. That the key is free is remembered for PutDevice.
+// a query for forty-five columns costs something even when it finds nothing.
 func (t *tx) DeviceByKey(key proof.KeyThumbprint) (site.Device, error) {
 	if !t.readOnly {
 		if _, err := t.owner(key); err != nil {
@@ -65,16 +71,33 @@ func (t *tx) DeviceByKey(key proof.KeyThumbprint) (site.Device, error) {
 	return one(t, selectDevice+" where key_thumbprint = $1", scanDevice, string(key))
 }
 
-// owner returns the client id of the device that has the key.
-func (t *tx) owner(key proof.KeyThumbprint) (ccm.ClientID, error) {
-	if t.free != "" && t.free == key {
+// owner returns the client id of the device that has the key. The same query looks whether an id is reserved for the key, for [tx.Reservation]:
+// a registration asks for both, and mostly finds neither.
+func (t *tx) owner(key proof.KeyThumbprint) (id ccm.ClientID, err error) {
+	if t.newKey != "" && t.newKey == key {
 		return "", site.ErrNotFound
 	}
-	id, err := one(t, "select client_id from devices where key_thumbprint = $1", value[ccm.ClientID], string(key))
-	if err == site.ErrNotFound {
-		t.free = key
+	const query = "select client_id, false from devices where key_thumbprint = $1 union all select client_id, true from reservations where key_thumbprint = $2"
+	var owned, reserved bool
+	err = t.query(query, []any{string(key), string(key)}, func(r row) error {
+		var found ccm.ClientID
+		if err := r.Scan(&found, &reserved); err != nil {
+			return err
+		}
+		if !reserved {
+			id, owned = found, true
+		}
+		return nil
+	})
+	switch {
+	case err != nil:
+		return "", err
+	case owned:
+		return id, nil
+	case !reserved:
+		t.newKey = key
 	}
-	return id, err
+	return "", site.ErrNotFound
 }
 
 // Devices implements site.Devices.
@@ -99,12 +122,30 @@ func (t *tx) Devices(f site.DeviceFilter) ([]site.Device, error) {
 	return many(t, selectDevice+tail, scanDevice, w.args...)
 }
 
-// BlockedHardware implements site.Devices. An empty hardware id names no device.
+// BlockedHardware implements site.Devices. An empty hardware id names no device. Every registration asks, and mostly no device at all is blocked.
 func (t *tx) BlockedHardware(hardwareID string) (ccm.ClientID, error) {
 	if hardwareID == "" {
 		return "", site.ErrNotFound
 	}
+	if some, err := t.someBlocked(); err != nil {
+		return "", err
+	} else if !some {
+		return "", site.ErrNotFound
+	}
 	return one(t, "select client_id from devices where blocked and hardware_id1 = $1 order by client_id limit 1", value[ccm.ClientID], hardwareID)
+}
+
+// someBlocked reports whether devices may be blocked.
+func (t *tx) someBlocked() (bool, error) {
+	if t.lore.blockedKnown || t.failed != nil {
+		return t.lore.someBlocked, t.failed
+	}
+	_, err := one(t, "select 1 from devices where blocked limit 1", value[int64])
+	if err != nil && err != site.ErrNotFound {
+		return false, err
+	}
+	t.lore.blockedKnown, t.lore.someBlocked = true, err == nil
+	return t.lore.someBlocked, nil
 }
 
 // BlockedKeys implements site.Devices.
@@ -121,15 +162,20 @@ func (t *tx) PutDevice(d site.Device) error {
 	case err != nil && err != site.ErrNotFound:
 		return err
 	}
-	t.free = ""
+	t.newKey = ""
+	t.lore.someBlocked = t.lore.someBlocked || d.Block.Blocked
 	evidence, err := object(d.Approval.Evidence, len(d.Approval.Evidence))
 	if err != nil {
 		return err
 	}
 	c, a, b := &d.Record, &d.Approval, &d.Block
+	encKey, oneCertificate := c.EncKey, len(c.EncKey) > 0 && bytes.Equal(c.EncKey, c.Certificate)
+	if oneCertificate { // many clients sign and decrypt with the same one: it is the largest part of a row
+		encKey = nil
+	}
 	_, err = t.exec(putDevice,
 		string(d.ClientID), string(d.Key),
-		string(c.SiteCode), string(c.SMSID), c.CSMSID, c.Identity, c.DeviceID, blob(c.Certificate), c.Thumbprint, blob(c.EncKey), c.EncThumbprint, int64(c.KeyType),
+		string(c.SiteCode), string(c.SMSID), c.CSMSID, c.Identity, c.DeviceID, blob(c.Certificate), c.Thumbprint, blob(encKey), oneCertificate, c.EncThumbprint, int64(c.KeyType),
 		blob(c.PublicKey), micros(c.ValidFrom), micros(c.ValidTo), int64(c.AgentType), c.SMBIOSID, c.MACAddress, c.HardwareID1, c.ISVProxyID, c.AlwaysInternet,
 		c.InternetEnabled, c.Force, int64(c.ApprovalMethod), int64(c.ResolutionMethod), c.IsIntegratedAuth, c.Version, c.NetbiosName, c.FQDName,
 		c.ManualConflictResolution,

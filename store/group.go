@@ -34,8 +34,9 @@ const (
 // writer runs updates, as many as wait in one transaction.
 type writer struct {
 	session session
-	group   int
-	head    head
+	group   int     // how many share a transaction at most
+	running []*call // the group under way; only the writer's goroutine uses it
+	lore    lore
 	commits func() // told after each commit that changed something
 	tick    time.Duration
 	poll    func() // called every tick between groups, when tick is not 0
@@ -99,7 +100,6 @@ func (w *writer) close() {
 
 // loop is the writer's goroutine.
 func (w *writer) loop() {
-	var group []*call
 	stopped := false
 	defer func() {
 		if stopped {
@@ -108,17 +108,20 @@ func (w *writer) loop() {
 		}
 		// A change ended this goroutine (testing.T.FailNow does); answer its group and go on in a new one.
 		w.rollback()
-		answer(group, errors.New("a change ended the writer's goroutine"))
+		answer(w.running, errors.New("a change ended the writer's goroutine"))
 		go w.loop()
 	}()
 	ticks, stop := w.ticks()
 	defer stop()
 	for {
-		var open bool
-		if group, open = w.take(); len(group) > 0 {
-			w.run(group)
+		clear(w.running)
+		w.running = w.running[:0]
+		open := w.take()
+		if len(w.running) > 0 {
+			w.run()
 			continue
-		} else if !open {
+		}
+		if !open {
 			stopped = true
 			return
 		}
@@ -138,59 +141,68 @@ func (w *writer) ticks() (<-chan time.Time, func()) {
 	return t.C, t.Stop
 }
 
-// take removes the next group from the queue, without those whose callers have gone. It reports whether more may come.
-func (w *writer) take() (group []*call, open bool) {
+// take moves changes from the queue into the group until it is full, without those whose callers have gone. It reports whether more may come.
+func (w *writer) take() (open bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for len(w.queue) > 0 && len(group) < w.group {
+	for len(w.queue) > 0 && len(w.running) < w.group {
 		c := w.queue[0]
 		w.queue[0] = nil
 		w.queue = w.queue[1:]
 		if c.state.CompareAndSwap(waiting, begun) {
-			group = append(group, c)
+			w.running = append(w.running, c)
 		}
 	}
-	return group, !w.closed
+	return !w.closed
 }
 
-func (w *writer) run(group []*call) {
-	if len(group) > 1 && w.together(group) {
+func (w *writer) run() {
+	if w.group > 1 && w.together() {
 		return
 	}
-	for _, c := range group {
+	for _, c := range w.running {
 		c.answer(w.alone(c))
 	}
 }
 
-// together runs the group in one transaction and answers it, or reports false when each must run alone; then nothing was kept.
-func (w *writer) together(group []*call) bool {
+// together runs the group in one transaction and answers it, or reports false when each must run alone; then nothing was kept. Changes that
+// come while it runs join: the commit costs as much as ten of them, and they would only wait for it.
+func (w *writer) together() bool {
 	t, err := w.begin()
 	if err != nil {
-		answer(group, err)
+		answer(w.running, err)
 		return true
 	}
-	for _, c := range group {
+	for n := 0; n < len(w.running); n++ {
+		c := w.running[n]
 		t.wrote = false
 		c.err = t.run(c.change)
 		if t.failed == nil && (c.err == nil || !t.wrote) {
 			t.keep = t.keep || t.wrote
+			if n == len(w.running)-1 {
+				w.take()
+			}
 			continue
 		}
 		w.rollback()
+		if t.failed == nil && len(w.running) == 1 {
+			c.answer(c.err)
+			return true
+		}
 		if t.failed == nil || w.session.alive() {
 			return false
 		}
-		answer(group, t.failed)
+		answer(w.running, t.failed)
 		return true
 	}
 	if err := w.commit(t); err != nil {
 		if errors.Is(err, errRetry) {
 			return false
 		}
-		answer(group, err) // even those with errors of their own: they may have seen what is not kept
+		answer(w.running, err) // even those with errors of their own: they may have seen what is not kept
 		return true
 	}
-	for _, c := range group {
+	for _, c := range w.running {
 		c.answer(c.err)
 	}
 	return true
@@ -228,9 +240,9 @@ func (w *writer) begin() (*tx, error) {
 		return nil, err
 	}
 	if fresh {
-		w.head.forget()
+		w.lore.forget()
 	}
-	return &tx{session: w.session, head: &w.head}, nil
+	return &tx{session: w.session, lore: &w.lore}, nil
 }
 
 func (w *writer) commit(t *tx) error {
@@ -249,7 +261,7 @@ func (w *writer) commit(t *tx) error {
 // rollback ends the transaction, if there is one, and forgets what was learnt in it.
 func (w *writer) rollback() {
 	w.session.rollback()
-	w.head.forget()
+	w.lore.forget()
 }
 
 func (c *call) answer(err error) { c.done <- err }

@@ -48,14 +48,14 @@ func scanTrust(r row, e *site.TrustEntry) error {
 // TrustHead implements site.Journal. Inside Update the transaction holds the write lock, so the answer holds until the commit, and it is
 // kept for the next transaction when nobody else wrote in between.
 func (t *tx) TrustHead() (site.TrustEntry, error) {
-	if t.head.known {
-		return t.head.entry, t.failed
+	if t.lore.headKnown {
+		return t.lore.head, t.failed
 	}
 	e, err := one(t, selectTrust+" order by sequence desc limit 1", scanTrust)
 	if err != nil && err != site.ErrNotFound {
 		return site.TrustEntry{}, err
 	}
-	t.head.set(e)
+	t.lore.setHead(e)
 	return e, nil
 }
 
@@ -65,9 +65,9 @@ func (t *tx) AppendTrust(e site.TrustEntry) error {
 	if err := existsUnless(n, err); err != nil {
 		return err
 	}
-	if t.head.known && e.Sequence > t.head.entry.Sequence {
+	if t.lore.headKnown && e.Sequence > t.lore.head.Sequence {
 		e.At = time.UnixMicro(micros(e.At)).UTC()
-		t.head.set(e)
+		t.lore.setHead(e)
 	}
 	return nil
 }

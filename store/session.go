@@ -25,14 +25,16 @@ type session interface {
 // row scans the columns of one result.
 type row interface{ Scan(dest ...any) error }
 
-// head is the newest trust entry, as long as it is known.
-type head struct {
-	entry site.TrustEntry
-	known bool
+// lore is what is known of the database without asking it again, as long as nobody else writes.
+type lore struct {
+	head         site.TrustEntry // the newest trust entry
+	headKnown    bool
+	someBlocked  bool // devices are blocked, or were
+	blockedKnown bool
 }
 
-func (h *head) set(e site.TrustEntry) { h.entry, h.known = e, true }
-func (h *head) forget()               { *h = head{} }
+func (l *lore) setHead(e site.TrustEntry) { l.head, l.headKnown = e, true }
+func (l *lore) forget()                   { *l = lore{} }
 
 // tx is a transaction: site.Tx over a session. Its methods are in the files of their topics.
 type tx struct {
@@ -41,8 +43,9 @@ type tx struct {
 	wrote    bool  // the running change has written
 	keep     bool  // something is there to commit
 	failed   error // a statement failed, so the transaction is lost
-	head     *head
-	free     proof.KeyThumbprint // a key that no device has, looked up in this transaction and not written since
+	lore     *lore
+	// A key that no device has and that no client id is reserved for, looked up in this transaction and not written since.
+	newKey proof.KeyThumbprint
 }
 
 var errReadOnly = errors.New("a view cannot write")

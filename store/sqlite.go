@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,7 +15,7 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // the driver "sqlite"
+	"modernc.org/sqlite" // also the driver "sqlite"
 
 	"postern/catalog"
 )
@@ -36,14 +37,14 @@ func openSQLiteWith(ctx context.Context, path string, o Options, files fs.FS) (*
 	if err := b.migrate(ctx, files); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
-	if b.writer, err = newSQLiteSession(ctx, b.writers); err != nil {
+	if b.writer, err = newSQLiteSession(ctx, b.writing); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
 	s := &Store{backend: b, changes: newSubscribers()}
 	s.writer = newWriter(b.writer, o.GroupSize, s.changes.notify)
 	s.writer.tick, s.writer.poll = o.PollInterval, func() {
 		if s.changes.any() && b.writer.foreign() {
-			s.writer.head.forget()
+			s.writer.lore.forget()
 			s.changes.notify()
 		}
 	}
@@ -55,8 +56,9 @@ func openSQLiteWith(ctx context.Context, path string, o Options, files fs.FS) (*
 // sqliteBackend is an SQLite file: one connection that writes and a few that read.
 type sqliteBackend struct {
 	path     string
-	writers  *sql.DB
-	readers  *sql.DB
+	writing  driver.Connector
+	reading  driver.Connector
+	writers  *sql.DB // for the migrations
 	writer   *sqliteSession
 	idle     chan *sqliteSession // readers not in use; nil stands for one not opened yet
 	memory   *memory
@@ -72,12 +74,13 @@ func openSQLite(path string, o Options) (*sqliteBackend, error) {
 	b := &sqliteBackend{path: path, memory: newMemory(o.Remembered, o.Now), noSync: o.NoSync}
 	var err error
 	// A long write-ahead log (32 MB) lets a page that many registrations touch be copied back once and not each time.
-	if b.writers, err = sql.Open("sqlite", sqliteAddress(path, "journal_mode(WAL)", "busy_timeout(5000)", "foreign_keys(1)", "synchronous("+synchronous+")", "wal_autocheckpoint(8000)")); err != nil {
+	if b.writing, err = sqlite.NewConnector(sqliteAddress(path, "journal_mode(WAL)", "busy_timeout(5000)", "foreign_keys(1)", "synchronous("+synchronous+")", "wal_autocheckpoint(8000)")); err != nil {
 		return nil, fmt.Errorf("open SQLite: %w", err)
 	}
-	if b.readers, err = sql.Open("sqlite", sqliteAddress(path, "busy_timeout(5000)", "query_only(1)")); err != nil {
-		return nil, errors.Join(fmt.Errorf("open SQLite: %w", err), b.writers.Close())
+	if b.reading, err = sqlite.NewConnector(sqliteAddress(path, "busy_timeout(5000)", "query_only(1)")); err != nil {
+		return nil, fmt.Errorf("open SQLite: %w", err)
 	}
+	b.writers = sql.OpenDB(b.writing)
 	readers := o.Readers
 	if readers <= 0 {
 		readers = 4
@@ -170,7 +173,7 @@ func (b *sqliteBackend) reader(ctx context.Context) (*sqliteSession, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	c, err := newSQLiteSession(context.WithoutCancel(ctx), b.readers)
+	c, err := newSQLiteSession(context.WithoutCancel(ctx), b.reading)
 	if err != nil {
 		b.idle <- nil
 		return nil, err
@@ -239,116 +242,5 @@ func (b *sqliteBackend) close() error {
 	if b.writer != nil {
 		errs = append(errs, b.writer.close())
 	}
-	return errors.Join(append(errs, b.readers.Close(), b.writers.Close())...)
-}
-
-// sqliteSession is one connection with its prepared statements. One goroutine at a time uses it.
-type sqliteSession struct {
-	conn     *sql.Conn
-	prepared map[string]*sql.Stmt
-	open     bool // a transaction is open
-	version  int64
-	noticed  func() // told of commits of others that begin sees
-}
-
-func newSQLiteSession(ctx context.Context, db *sql.DB) (*sqliteSession, error) {
-	conn, err := db.Conn(ctx)
-	if err != nil {
-		return nil, unavailable(sqliteError(err))
-	}
-	return &sqliteSession{conn: conn, prepared: make(map[string]*sql.Stmt), version: -1}, nil
-}
-
-// statement returns the prepared statement of a query; the queries of this package are few.
-func (c *sqliteSession) statement(query string) (*sql.Stmt, error) {
-	if s, ok := c.prepared[query]; ok {
-		return s, nil
-	}
-	s, err := c.conn.PrepareContext(context.Background(), anonymous(query))
-	if err != nil {
-		return nil, sqliteError(err)
-	}
-	c.prepared[query] = s
-	return s, nil
-}
-
-func (c *sqliteSession) run(query string) error {
-	_, err := c.exec(query)
-	return err
-}
-
-func (c *sqliteSession) begin() (fresh bool, err error) {
-	if err := c.run("begin immediate"); err != nil {
-		return false, unavailable(err)
-	}
-	c.open = true
-	if !c.foreign() {
-		return false, nil
-	}
-	if c.noticed != nil {
-		c.noticed()
-	}
-	return true, nil
-}
-
-// foreign reports whether another connection has committed since it was asked last, or when that cannot be known.
-func (c *sqliteSession) foreign() bool {
-	before := c.version
-	err := c.query("pragma data_version", nil, func(r row) error { return r.Scan(&c.version) })
-	return err != nil || c.version != before
-}
-
-func (c *sqliteSession) commit() error {
-	if err := c.run("commit"); err != nil {
-		return unavailable(err)
-	}
-	c.open = false
-	return nil
-}
-
-func (c *sqliteSession) rollback() {
-	if c.open {
-		_ = c.run("rollback") // fails when SQLite has rolled back by itself, as it does on a full disk
-		c.open = false
-	}
-}
-
-// alive is always true: a file goes on as soon as it can be written again.
-func (c *sqliteSession) alive() bool { return true }
-
-func (c *sqliteSession) exec(query string, args ...any) (int64, error) {
-	s, err := c.statement(query)
-	if err != nil {
-		return 0, err
-	}
-	result, err := s.ExecContext(context.Background(), args...)
-	if err != nil {
-		return 0, sqliteError(err)
-	}
-	return result.RowsAffected()
-}
-
-func (c *sqliteSession) query(query string, args []any, each func(row) error) error {
-	s, err := c.statement(query)
-	if err != nil {
-		return err
-	}
-	rows, err := s.QueryContext(context.Background(), args...)
-	if err != nil {
-		return sqliteError(err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		if err := each(rows); err != nil {
-			return err
-		}
-	}
-	return sqliteError(rows.Err())
-}
-
-func (c *sqliteSession) close() error {
-	for _, s := range c.prepared {
-		_ = s.Close()
-	}
-	return c.conn.Close()
+	return errors.Join(append(errs, b.writers.Close())...)
 }

@@ -88,7 +88,7 @@ func (s *Store) View(ctx context.Context, read func(site.Tx) error) error {
 		return err
 	}
 	return s.backend.view(ctx, func(c session) error {
-		t := &tx{session: c, readOnly: true, head: new(head)}
+		t := &tx{session: c, readOnly: true, lore: new(lore)}
 		err := read(t)
 		if ctx.Err() != nil && t.failed != nil {
 			return ctx.Err()

@@ -18,6 +18,9 @@ func scanReservation(r row, v *site.Reservation) error {
 
 // Reservation implements site.Reservations.
 func (t *tx) Reservation(key proof.KeyThumbprint) (site.Reservation, error) {
+	if t.newKey != "" && t.newKey == key && t.failed == nil {
+		return site.Reservation{}, site.ErrNotFound
+	}
 	return one(t, selectReservation+" where key_thumbprint = $1", scanReservation, string(key))
 }
 
@@ -28,6 +31,7 @@ func (t *tx) ReservationByClient(id ccm.ClientID) (site.Reservation, error) {
 
 // PutReservation implements site.Reservations.
 func (t *tx) PutReservation(r site.Reservation) error {
+	t.newKey = ""
 	n, err := t.exec(putReservation, string(r.Key), string(r.ClientID), r.BulkID, micros(r.Created), micros(r.Expires))
 	return existsUnless(n, err)
 }

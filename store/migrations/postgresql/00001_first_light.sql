@@ -14,6 +14,7 @@ CREATE TABLE devices (
     certificate                BYTEA NOT NULL,
     thumbprint                 TEXT COLLATE "C" NOT NULL,
     enc_key                    BYTEA NOT NULL,
+    enc_is_signing             BOOLEAN NOT NULL, -- enc_key is the same as certificate and left empty here
     enc_thumbprint             TEXT COLLATE "C" NOT NULL,
     key_type                   BIGINT NOT NULL,
     public_key                 BYTEA NOT NULL,
@@ -55,7 +56,7 @@ CREATE TABLE devices (
 CREATE INDEX devices_by_age ON devices (created, client_id);
 CREATE INDEX devices_by_netbios ON devices (netbios_folded) WHERE netbios_folded <> '';
 CREATE INDEX devices_by_fqd ON devices (fqd_folded) WHERE fqd_folded <> '';
-CREATE INDEX devices_blocked ON devices (hardware_id1, key_thumbprint) WHERE blocked;
+CREATE INDEX devices_blocked ON devices (hardware_id1, client_id, key_thumbprint) WHERE blocked;
 
 -- Client ids promised to keys that have not registered yet.
 CREATE TABLE reservations (

@@ -14,6 +14,7 @@ CREATE TABLE devices (
     certificate                BLOB NOT NULL,
     thumbprint                 TEXT NOT NULL,
     enc_key                    BLOB NOT NULL,
+    enc_is_signing             INTEGER NOT NULL, -- enc_key is the same as certificate and left empty here
     enc_thumbprint             TEXT NOT NULL,
     key_type                   INTEGER NOT NULL,
     public_key                 BLOB NOT NULL,
@@ -54,7 +55,7 @@ CREATE TABLE devices (
 ) STRICT;
 CREATE INDEX devices_by_age ON devices (created, client_id);
 -- No index on the names: each would cost a fifth of the registrations per second, and only people search by name.
-CREATE INDEX devices_blocked ON devices (hardware_id1, key_thumbprint) WHERE blocked;
+CREATE INDEX devices_blocked ON devices (hardware_id1, client_id, key_thumbprint) WHERE blocked;
 
 -- Client ids promised to keys that have not registered yet.
 CREATE TABLE reservations (
