@@ -203,10 +203,10 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (s *site) stream(w http.ResponseWriter, r *http.Request) {
 	lines := make(chan string, 100)
-	first := s.signed()
 	s.mu.Lock()
 	s.streams[lines] = true
 	s.mu.Unlock()
+	first := s.signed() // after that, so that no change falls between
 	defer func() {
 		s.mu.Lock()
 		delete(s.streams, lines)
