@@ -69,18 +69,3 @@ func TestLoadResolvesPathsFromTheFile(t *testing.T) {
 		}
 	}
 }
-
-func FuzzLoad(f *testing.F) {
-	f.Add("role: gateway\nname: x\nsite_root: y\nlisten: {https: ':1'}\n")
-	f.Add("role: management-point\nstore: '@secret'\n")
-	f.Add("a: &a [*a]\n")
-	f.Fuzz(func(t *testing.T, content string) {
-		path := filepath.Join(t.TempDir(), "role.yaml")
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := role.Load(path); err != nil && catalog.CodeOf(err) == "" {
-			t.Errorf("error without a code: %v", err)
-		}
-	})
-}
