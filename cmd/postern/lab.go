@@ -88,8 +88,15 @@ func (s *session) lab(ctx context.Context, story lab.Story, dir string, once boo
 		fmt.Fprintln(s.err)
 		return err
 	}
-	if once {
+	if failed := l.FailedSteps(); failed > 0 {
+		fmt.Fprintf(s.err, "\npostern: %d steps failed; they are marked FAIL above\n", failed)
+		if once {
+			return exitError{exitFailed}
+		}
+	} else if once {
 		fmt.Fprintln(s.out, "\nEvery step went well.")
+	}
+	if once {
 		return nil
 	}
 	s.labNext(l)
@@ -99,10 +106,7 @@ func (s *session) lab(ctx context.Context, story lab.Story, dir string, once boo
 }
 
 func (s *session) labJSON(story lab.Story, l *lab.Lab, failed error) error {
-	result := labReport{OK: failed == nil, Story: story.Name, Steps: l.Steps()}
-	for _, step := range result.Steps {
-		result.OK = result.OK && step.OK
-	}
+	result := labReport{OK: failed == nil && l.FailedSteps() == 0, Story: story.Name, Steps: l.Steps()}
 	if err := json.NewEncoder(s.out).Encode(result); err != nil {
 		return err
 	}

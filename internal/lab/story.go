@@ -59,6 +59,16 @@ func (l *Lab) Tell(ctx context.Context, s Story) error { return s.tell(ctx, l) }
 // Steps returns everything that happened so far.
 func (l *Lab) Steps() []Step { return l.trail.all() }
 
+// FailedSteps counts the steps that did not go well.
+func (l *Lab) FailedSteps() (n int) {
+	for _, step := range l.Steps() {
+		if !step.OK {
+			n++
+		}
+	}
+	return n
+}
+
 const welcomePolicy = `<Policy PolicyID="{00000000-0000-4000-8000-000000000001}" PolicyVersion="1.00" SchemaVersion="1.00" PolicyType="Machine"><PolicyRule PolicyRuleID="{1}"><PolicyAction PolicyActionType="WMI-XML"><instance class="Postern_Welcome"><property name="Text" type="8"><value>enrolled through the gateway</value></property></instance></PolicyAction></PolicyRule></Policy>`
 
 // tellEnrol: S3's internet-based device.
