@@ -40,6 +40,7 @@ func TestScripts(t *testing.T) {
 			"jsonenv":   jsonenv,
 			"await":     await,
 			"unhealthy": unhealthy,
+			"replace":   replace,
 		},
 	})
 }
@@ -120,4 +121,17 @@ func unhealthy(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("%s is still well", args[0])
+}
+
+// replace FILE OLD NEW replaces text in a file; \n in NEW is a line end.
+func replace(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: replace FILE OLD NEW")
+	}
+	content := ts.ReadFile(args[0])
+	if !strings.Contains(content, args[1]) {
+		ts.Fatalf("%s does not hold %q", args[0], args[1])
+	}
+	fresh := strings.ReplaceAll(content, args[1], strings.ReplaceAll(args[2], `\n`, "\n"))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(fresh), 0o600))
 }

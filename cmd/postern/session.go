@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"reflect"
 	"runtime/debug"
 	"text/tabwriter"
 	"time"
@@ -170,6 +171,9 @@ func (s *session) print(v any, text func(w io.Writer)) error {
 	if !s.asJSON {
 		text(s.out)
 		return nil
+	}
+	if list := reflect.ValueOf(v); list.Kind() == reflect.Slice && list.IsNil() {
+		v = []struct{}{} // a script expects a list, also an empty one
 	}
 	encoder := json.NewEncoder(s.out)
 	encoder.SetIndent("", "  ")

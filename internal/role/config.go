@@ -41,6 +41,7 @@ type Config struct {
 	ManagementPoint string   `yaml:"management_point,omitempty" doc:"connector: https address of its management point"`
 	Gateways        []Listed `yaml:"gateways,omitempty" doc:"connector: gateways to dial instead of those that the site state lists"`
 	Connections     int      `yaml:"connections,omitempty" doc:"connector: connections to each gateway, default 2"`
+	BackendRoots    string   `yaml:"backend_roots,omitempty" doc:"connector: PEM file with the company's authorities, for management points in HTTPS mode"`
 
 	TLS TLSFiles `yaml:"tls,omitempty" doc:"gateway: certificate for clients from the company's or a public authority; without it the site issues one"`
 
@@ -131,7 +132,7 @@ func (c *Config) fill() {
 	if c.Connections == 0 {
 		c.Connections = 2
 	}
-	for _, p := range []*string{&c.Logs, &c.SiteKey, &c.TLS.Certificate, &c.TLS.Key, &c.Listen.PKI.Certificate, &c.Listen.PKI.Key} {
+	for _, p := range []*string{&c.Logs, &c.SiteKey, &c.BackendRoots, &c.TLS.Certificate, &c.TLS.Key, &c.Listen.PKI.Certificate, &c.Listen.PKI.Key} {
 		*p = c.resolve(*p)
 	}
 	if path, indirect := strings.CutPrefix(c.Store, "@"); indirect {

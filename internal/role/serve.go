@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -433,6 +434,9 @@ func StartConnector(ctx context.Context, c Config, e Environment) (r *Running, e
 		Name: c.Name, Certificate: tls.Certificate{Certificate: decodeChain(content), PrivateKey: key}, RootPin: root, ManagementPoint: c.ManagementPoint,
 		ConnectionsPerGateway: c.Connections, Log: logs.Log(logfile.File{Name: "SMS_CLOUD_PROXYCONNECTOR.log", Component: "SMS_CLOUD_PROXYCONNECTOR", Format: logfile.Server}), Events: log, OnRequest: observe, Now: e.Now,
 	}
+	if config.BackendRoots, err = c.backendRoots(); err != nil {
+		return nil, err
+	}
 	if len(c.Gateways) > 0 {
 		listed, err := listedGateways(c.Gateways)
 		if err != nil {
@@ -448,6 +452,19 @@ func StartConnector(ctx context.Context, c Config, e Environment) (r *Running, e
 	r.run(inner, "connector", out.Run)
 	health := func() Health { return connectorHealth(c, out, config.Certificate, protectedBy) }
 	return r, openDoor(r, c, &door{health: health, metrics: registry, logs: logs})
+}
+
+// backendRoots are the authorities of management points that hold a certificate of the company; nil when there are none.
+func (c Config) backendRoots() (*x509.CertPool, error) {
+	if c.BackendRoots == "" {
+		return nil, nil
+	}
+	content, err := readBounded(c.BackendRoots)
+	pool := x509.NewCertPool()
+	if err != nil || !pool.AppendCertsFromPEM(content) {
+		return nil, catalog.Wrap(catalog.ConfigInvalid, err, "backend_roots names %s, which holds no certificates in PEM form", c.BackendRoots)
+	}
+	return pool, nil
 }
 
 func listedGateways(listed []Listed) (all []connector.Gateway, err error) {
