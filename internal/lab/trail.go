@@ -101,9 +101,9 @@ func (t *trail) gateway(e gateway.Exchange) {
 func provedText(method, scope string) string {
 	words := map[string]string{
 		"":                      "nothing had to be proved",
-		"bulk-token":            "bulk registration token verified, and that the new device key signed the proof",
-		"ccm-token":             "CCM token verified, and that its device's key signed the proof",
-		"self-prove-token":      "self-prove token verified, and that its device's key signed the proof",
+		"bulk-token":            "bulk registration token and proof by the new device key verified",
+		"ccm-token":             "CCM token and proof by its device's key verified",
+		"self-prove-token":      "self-prove token and proof by its device's key verified",
 		"message-signature":     "message signature verified with the registered key",
 		"connector-certificate": "connector certificate verified",
 		"anonymous":             "nothing proved",
@@ -130,7 +130,7 @@ func (t *trail) connector(e connector.Exchange) {
 	if e.Backend == "" {
 		return
 	}
-	s := Step{Hop: "connector", What: fmt.Sprintf("%s: exact endpoint rewritten to exact backend %s", e.Endpoint, e.Backend), OK: e.Code == "", MS: milliseconds(e.Elapsed), Code: string(e.Code)}
+	s := Step{Hop: "connector", What: fmt.Sprintf("%s: by table to https://%s", e.Endpoint, e.Backend), OK: e.Code == "", MS: milliseconds(e.Elapsed), Code: string(e.Code)}
 	t.keep(e.MessageID, s)
 }
 
