@@ -18,21 +18,32 @@ import (
 const ratioFloor = 64 << 10
 
 // inflate unpacks one zlib stream (RFC 1950) as far as the limits allow; what follows
-// the stream is ignored. Memory grows with what comes out, not with what was promised.
+// the stream is ignored. Memory grows with what comes out, not with what was promised,
+// and the ratio is judged by what has been read so far: a bomb ends after its first
+// pieces, however long it is.
 func inflate(packed []byte, lim Limits) ([]byte, error) {
-	reader, err := zlib.NewReader(bytes.NewReader(packed))
+	source := bytes.NewReader(packed) // a ByteReader, so that flate reads no further than it unpacks
+	reader, err := zlib.NewReader(source)
 	if err != nil {
 		return nil, catalog.Wrap(catalog.InflateMalformed, err, "not a zlib stream")
 	}
-	budget := min(lim.Inflated, max(ratioFloor, int64(lim.Ratio)*int64(len(packed))))
-	content, err := io.ReadAll(io.LimitReader(reader, budget+1))
-	if int64(len(content)) > budget {
-		return nil, catalog.Errorf(catalog.InflateBudget, "%d bytes unpack to more than %d", len(packed), budget)
+	content := make([]byte, 0, min(4*len(packed)+512, ratioFloor))
+	for {
+		if len(content) == cap(content) {
+			content = slices.Grow(content, len(content)/2)
+		}
+		n, err := reader.Read(content[len(content):cap(content)])
+		content = content[:len(content)+n]
+		budget := min(lim.Inflated, max(ratioFloor, int64(lim.Ratio)*int64(len(packed)-source.Len())))
+		switch {
+		case int64(len(content)) > budget:
+			return nil, catalog.Errorf(catalog.InflateBudget, "%d of %d bytes unpack to more than %d", len(packed)-source.Len(), len(packed), budget)
+		case err == io.EOF:
+			return content, nil
+		case err != nil:
+			return nil, catalog.Wrap(catalog.InflateMalformed, err, "a damaged zlib stream")
+		}
 	}
-	if err != nil {
-		return nil, catalog.Wrap(catalog.InflateMalformed, err, "a damaged zlib stream")
-	}
-	return content, nil
 }
 
 // deflaters keeps compressors of the default level for their 800 KB of tables, which

@@ -599,3 +599,19 @@ func TestUncompressedReplyHoldsNoLineEnd(t *testing.T) {
 		t.Errorf("read back %+v, %v", root, err)
 	}
 }
+
+// C104: what the end of a long payload would allow does not count for its beginning.
+func TestABombEndsEarlyHoweverLongItIs(t *testing.T) {
+	bomb := deflate(make([]byte, 64<<20))
+	allocated := testing.Benchmark(func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := inflate(bomb, DefaultLimits()); catalog.CodeOf(err) != catalog.InflateBudget {
+				b.Fatalf("got %v", err)
+			}
+		}
+	}).AllocedBytesPerOp()
+	if allocated > 1<<20 {
+		t.Errorf("%d bytes allocated before a bomb of %d bytes was refused", allocated, len(bomb))
+	}
+}
