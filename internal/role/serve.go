@@ -351,6 +351,15 @@ func (i *issuedCertificate) renew(s *site.Site, c Config) error {
 	return nil
 }
 
+// identity is what a gateway or connector is known by and knows its site by: the pinned site root, its own key, and what protects that.
+func (c Config) identity(p Protection) (root string, key crypto.Signer, protectedBy string, err error) {
+	if root, err = parsePin(c.SiteRoot); err != nil {
+		return "", nil, "", err
+	}
+	key, protectedBy, err = loadRoleKey(c.State, p)
+	return root, key, protectedBy, err
+}
+
 // StartGateway starts a gateway.
 func StartGateway(ctx context.Context, c Config, e Environment) (r *Running, err error) {
 	if c.Role != Gateway {
@@ -358,11 +367,7 @@ func StartGateway(ctx context.Context, c Config, e Environment) (r *Running, err
 	}
 	inner, r, logs, log := begin(ctx, c, &e)
 	defer stopOnError(r, &err)
-	root, err := parsePin(c.SiteRoot)
-	if err != nil {
-		return nil, err
-	}
-	key, protectedBy, err := loadRoleKey(c.State, e.Protection)
+	root, key, protectedBy, err := c.identity(e.Protection)
 	if err != nil {
 		return nil, err
 	}
@@ -417,11 +422,7 @@ func StartConnector(ctx context.Context, c Config, e Environment) (r *Running, e
 	}
 	inner, r, logs, log := begin(ctx, c, &e)
 	defer stopOnError(r, &err)
-	root, err := parsePin(c.SiteRoot)
-	if err != nil {
-		return nil, err
-	}
-	key, protectedBy, err := loadRoleKey(c.State, e.Protection)
+	root, key, protectedBy, err := c.identity(e.Protection)
 	if err != nil {
 		return nil, err
 	}
