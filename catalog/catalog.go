@@ -151,6 +151,8 @@ var ranges = map[string][2]Code{
 	"operation":    {"P750", "P799"},
 	"store":        {"P800", "P829"},
 	"inbox":        {"P830", "P849"},
+	"kerberos":     {"P850", "P899"},
+	"check":        {"P900", "P939"},
 	"sources":      {"E001", "E162"},
 }
 

@@ -74,9 +74,10 @@ type Proof struct {
 	TokenID     string        // the token's jti, or a bulk token's UniqueId
 	BulkID      string        // the bulk token by which the device came
 	Scope       string        // the token's scope
-	Account     string        // Kerberos: the account, e.g. WK$
+	Account     string        // Kerberos: the account as logs have it, e.g. CHILD\WK$
 	Realm       string        // Kerberos: the realm of the account
 	SID         string        // Kerberos or Entra: the account's security identifier
+	Ticket      *Ticket       // Kerberos: the evidence; nil for every other method
 	Tenant      string        // Entra tenant
 	Device      string        // Entra device
 	User        string        // Entra user

@@ -26,6 +26,8 @@ var headings = []heading{
 	{"operation", "Operation: configuration, store, keys, administration"},
 	{"store", "Store"},
 	{"inbox", "Inbox"},
+	{"kerberos", "Kerberos"},
+	{"check", "Checks of Kerberos, from a client's or a server's seat"},
 	{"sources", "Symptoms in the logs of the original product"},
 }
 
