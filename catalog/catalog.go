@@ -153,6 +153,8 @@ var ranges = map[string][2]Code{
 	"inbox":        {"P830", "P849"},
 	"kerberos":     {"P850", "P899"},
 	"check":        {"P900", "P939"},
+	"entra":        {"P940", "P969"},
+	"revocation":   {"P970", "P989"},
 	"sources":      {"E001", "E162"},
 }
 

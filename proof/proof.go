@@ -78,6 +78,7 @@ type Proof struct {
 	Realm       string        // Kerberos: the realm of the account
 	SID         string        // Kerberos or Entra: the account's security identifier
 	Ticket      *Ticket       // Kerberos: the evidence; nil for every other method
+	Cloud       *Cloud        // Entra: the evidence; nil for every other method
 	Tenant      string        // Entra tenant
 	Device      string        // Entra device
 	User        string        // Entra user

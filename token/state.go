@@ -27,6 +27,7 @@ type SiteState struct {
 	BlockedKeys         []proof.KeyThumbprint `json:"blocked_keys,omitempty"`         // of devices
 	BlockedCertificates []string              `json:"blocked_certificates,omitempty"` // pins of role certificates' keys
 	Gateways            []Gateway             `json:"gateways,omitempty"`
+	Tenants             []Tenant              `json:"tenants,omitempty"`
 }
 
 // PublicKey is a key by which tokens are verified.
@@ -46,6 +47,17 @@ type Published struct {
 	Name        string         `json:"name"`
 	InternalURL string         `json:"internal_url"`
 	Endpoints   []ccm.Endpoint `json:"endpoints"`
+}
+
+// Tenant is one onboarded Entra tenant, or one realm of another OpenID provider.
+type Tenant struct {
+	ID        string          `json:"id"`        // tid of its tokens, lower case
+	Issuers   []string        `json:"issuers"`   // iss of its tokens, exact: v1 and v2 forms
+	Audiences []string        `json:"audiences"` // aud of tokens for this site, any of them
+	ClientApp string          `json:"client_app"`
+	Resource  string          `json:"resource"`
+	Disabled  bool            `json:"disabled,omitempty"` // onboarded, but not for sign-in
+	Keys      json.RawMessage `json:"keys,omitempty"`     // the provider's JWKS as last fetched
 }
 
 // Gateway is one gateway of the site.

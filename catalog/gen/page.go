@@ -27,6 +27,8 @@ var headings = []heading{
 	{"store", "Store"},
 	{"inbox", "Inbox"},
 	{"kerberos", "Kerberos"},
+	{"entra", "Entra"},
+	{"revocation", "Certificates and revocation"},
 	{"check", "Checks of Kerberos, from a client's or a server's seat"},
 	{"sources", "Symptoms in the logs of the original product"},
 }
