@@ -155,6 +155,7 @@ var ranges = map[string][2]Code{
 	"check":        {"P900", "P939"},
 	"entra":        {"P940", "P969"},
 	"revocation":   {"P970", "P989"},
+	"entraclient":  {"P990", "P998"},
 	"sources":      {"E001", "E162"},
 }
 

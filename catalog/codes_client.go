@@ -82,4 +82,42 @@ const (
 	ClientPolicyUnreadable Code = "P591"
 	// ClientPolicyLocation: A policy's address is not one of a management point.
 	ClientPolicyLocation Code = "P592"
+	// ClientKerberosCredential: The device has no machine credential to prove itself with.
+	ClientKerberosCredential Code = "P600"
+	// ClientKerberosConfig: The Kerberos configuration of this device cannot be used.
+	ClientKerberosConfig Code = "P601"
+	// ClientKerberosUnreachable: No key distribution centre of the realm answers.
+	ClientKerberosUnreachable Code = "P602"
+	// ClientKerberosServiceUnknown: No realm knows the management point's service name.
+	ClientKerberosServiceUnknown Code = "P603"
+	// ClientKerberosClock: The clocks differ by more than Kerberos allows.
+	ClientKerberosClock Code = "P604"
+	// ClientKerberosKey: The keytab does not hold the machine account's present key.
+	ClientKerberosKey Code = "P605"
+	// ClientKerberosAccount: The realm does not take the machine's account.
+	ClientKerberosAccount Code = "P606"
+	// ClientKerberosEncryption: No type of encryption is common to the keytab, this device and the realm.
+	ClientKerberosEncryption Code = "P607"
+	// ClientKerberosExpired: The ticket in the credential cache has ended.
+	ClientKerberosExpired Code = "P608"
+	// ClientKerberosServer: The server did not prove that it is the management point.
+	ClientKerberosServer Code = "P609"
+	// ClientKerberosTicket: The management point refused the Kerberos ticket.
+	ClientKerberosTicket Code = "P610"
+	// ClientKerberosNotOffered: The management point does not take Kerberos.
+	ClientKerberosNotOffered Code = "P611"
+	// ClientKerberosFailed: Kerberos refused, for a reason that has no code of its own.
+	ClientKerberosFailed Code = "P612"
+	// ClientWaitsForApproval: The device is registered and not approved yet.
+	ClientWaitsForApproval Code = "P614"
+	// ClientRootKeyOther: The management point announces another trusted root key.
+	ClientRootKeyOther Code = "P620"
+	// ClientTrustOnFirstUse: The trusted root key was taken from the first management point that answered.
+	ClientTrustOnFirstUse Code = "P621"
+	// ClientSiteOther: The management point belongs to another site.
+	ClientSiteOther Code = "P622"
+	// ClientNoManagementPoint: None of the management points can be used.
+	ClientNoManagementPoint Code = "P623"
+	// ClientReplyUnsigned: An answer over plain HTTP is not signed by the site, or wrongly.
+	ClientReplyUnsigned Code = "P624"
 )

@@ -12,7 +12,7 @@ const (
 	GatewayOtherHost Code = "P402"
 	// GatewayClientCertificate: This address needs a client certificate and none was shown.
 	GatewayClientCertificate Code = "P403"
-	// GatewayCertificateRoots: The gateway knows no root against which to judge the client certificate.
+	// GatewayCertificateRoots: No company authority is known against which to judge the client certificate.
 	GatewayCertificateRoots Code = "P404"
 	// GatewayTenantUnknown: This tenant is not onboarded.
 	GatewayTenantUnknown Code = "P405"

@@ -18,7 +18,7 @@ const (
 	NegotiateRequired Code = "P355"
 	// NTLMRefused: NTLM is not accepted.
 	NTLMRefused Code = "P356"
-	// KerberosNotAvailable: Kerberos tickets are not accepted by this management point.
+	// KerberosNotAvailable: This management point has no keytab, so it can judge no ticket.
 	KerberosNotAvailable Code = "P357"
 	// ConnectorOnly: Only a connector may use this address.
 	ConnectorOnly Code = "P358"
@@ -46,4 +46,6 @@ const (
 	InboxRegistrationRefused Code = "P369"
 	// GatewayLogRefused: Log lines of a gateway were not kept.
 	GatewayLogRefused Code = "P370"
+	// NegotiateMalformed: The Negotiate header holds no token.
+	NegotiateMalformed Code = "P371"
 )

@@ -26,4 +26,32 @@ const (
 	DeviceBlocked Code = "P310"
 	// DeviceLevel: That level is not an approval.
 	DeviceLevel Code = "P311"
+	// RegistrationUserAccount: The Kerberos account is a user, not a computer.
+	RegistrationUserAccount Code = "P312"
+	// RegistrationOtherComputer: The Kerberos account belongs to another computer.
+	RegistrationOtherComputer Code = "P313"
+	// RegistrationOutsideRealm: The computer's DNS name is outside its realm.
+	RegistrationOutsideRealm Code = "P314"
+	// TwinHardware: Another device has the same hardware id.
+	TwinHardware Code = "P315"
+	// TwinKey: One key is used on two computers.
+	TwinKey Code = "P316"
+	// DeviceObsolete: The device is obsolete: another record replaced it.
+	DeviceObsolete Code = "P317"
+	// RegistrationHintRefused: The registration hint was not enough.
+	RegistrationHintRefused Code = "P318"
+	// ConflictUnknown: No such conflict.
+	ConflictUnknown Code = "P319"
+	// ConflictDecided: The conflict has been decided otherwise.
+	ConflictDecided Code = "P320"
+	// DeviceHeld: A conflict waits for the device.
+	DeviceHeld Code = "P321"
+	// ConflictVerdict: That verdict does not fit the conflict.
+	ConflictVerdict Code = "P322"
+	// EveryoneWithoutEnd: Approving everyone needs an end.
+	EveryoneWithoutEnd Code = "P323"
+	// TrustedRealmName: A trusted realm cannot be read.
+	TrustedRealmName Code = "P324"
+	// ActNotConfirmed: More than one device would change.
+	ActNotConfirmed Code = "P325"
 )

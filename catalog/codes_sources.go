@@ -8,12 +8,32 @@ const (
 	SymptomNegotiateFirstLeg Code = "E001"
 	// SymptomNegotiateFailed: Windows authentication of a client failed.
 	SymptomNegotiateFailed Code = "E002"
+	// SymptomNameOnUserAccount: The service name of the management point is registered on a user account.
+	SymptomNameOnUserAccount Code = "E003"
+	// SymptomClusterName: The name of the load balancer belongs to no account that the management points run as.
+	SymptomClusterName Code = "E004"
+	// SymptomKernelMode: IIS reads tickets with the machine's key although the pool runs as another account.
+	SymptomKernelMode Code = "E005"
+	// SymptomExternalTrust: The clients of one domain are never approved, those of others are.
+	SymptomExternalTrust Code = "E006"
+	// SymptomClockSkew: The clocks of client, domain controller and management point differ too much.
+	SymptomClockSkew Code = "E007"
+	// SymptomTicketModified: A server received a ticket that is encrypted for somebody else.
+	SymptomTicketModified Code = "E008"
+	// SymptomServiceUnknown: The domain controller knows no service of the name that the client used.
+	SymptomServiceUnknown Code = "E009"
+	// SymptomNameNotResolved: The client cannot resolve the name of its management point.
+	SymptomNameNotResolved Code = "E010"
 	// SymptomDuplicateIdentity: Several machines use one identity.
 	SymptomDuplicateIdentity Code = "E011"
 	// SymptomNotApproved: A registered device is not approved and gets no policy.
 	SymptomNotApproved Code = "E012"
 	// SymptomLogTooQuiet: The log does not hold the detail that is looked for.
 	SymptomLogTooQuiet Code = "E013"
+	// SymptomApproveImpossible: A computer that is in the list cannot be approved.
+	SymptomApproveImpossible Code = "E014"
+	// SymptomMadeUpComputer: A computer that nobody of the administration joined is approved.
+	SymptomMadeUpComputer Code = "E015"
 	// SymptomClientCertificateRequired: The management point wants a certificate and the connector has none to show.
 	SymptomClientCertificateRequired Code = "E016"
 	// SymptomConnectorClientCertificateRequired: The connector passes on that the management point wants a client certificate.

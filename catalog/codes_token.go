@@ -118,4 +118,12 @@ const (
 	RoleCertificateUsage Code = "P274"
 	// RoleCertificateBlocked: The certificate of the role is revoked.
 	RoleCertificateBlocked Code = "P275"
+	// ReplyNonce: The nonce of a signed reply has a wrong form.
+	ReplyNonce Code = "P276"
+	// ReplyMalformed: The signature on an answer cannot be read.
+	ReplyMalformed Code = "P277"
+	// ReplySignature: An answer is not signed by the key that it names.
+	ReplySignature Code = "P278"
+	// ReplyOther: An answer belongs to another question or was changed.
+	ReplyOther Code = "P279"
 )

@@ -22,6 +22,28 @@ type Ack struct {
 	At      time.Time `json:"at"`
 	CSR     []byte    `json:"csr,omitempty"` // DER: the gateway asks for a server certificate
 	Log     []byte    `json:"log,omitempty"` // what CMGService.log grew by: the documented log synchronisation (S2)
+
+	// UnknownKeys are the keys of tenants by which the gateway met tokens and which its
+	// state does not have, so that the site asks their providers; at most MaxUnknownKeys.
+	UnknownKeys []UnknownKey `json:"unknown_keys,omitempty"`
+}
+
+// UnknownKey names a key of a tenant. Whoever met it has it from a token that nobody has
+// verified: it is a reason to look, and nothing else.
+type UnknownKey struct {
+	Tenant string `json:"tenant"`
+	KeyID  string `json:"kid"`
+}
+
+// What an acknowledgement says of unknown keys at most.
+const (
+	MaxUnknownKeys    = 64
+	maxUnknownKeyName = 256
+)
+
+// Fits reports whether an acknowledgement may say this.
+func (k UnknownKey) Fits() bool {
+	return k.Tenant != "" && len(k.Tenant) <= maxUnknownKeyName && len(k.KeyID) <= maxUnknownKeyName
 }
 
 // SignAck signs an acknowledgement with the gateway's own key.
@@ -39,6 +61,14 @@ func OpenAck(raw string) (Ack, string, error) {
 	pin, err := openDocument(raw, MaxAck, DocumentAck, c, func(string) error { return nil }, &ack)
 	if err != nil {
 		return Ack{}, "", err
+	}
+	if len(ack.UnknownKeys) > MaxUnknownKeys {
+		return Ack{}, "", catalog.Errorf(catalog.AckMalformed, "%d unknown keys; the limit is %d", len(ack.UnknownKeys), MaxUnknownKeys)
+	}
+	for _, key := range ack.UnknownKeys {
+		if !key.Fits() {
+			return Ack{}, "", catalog.Errorf(catalog.AckMalformed, "the name of an unknown key is empty or longer than %d bytes", maxUnknownKeyName)
+		}
 	}
 	return ack, pin, nil
 }

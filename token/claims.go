@@ -60,6 +60,7 @@ type Claims struct {
 	BulkID                string              // the bulk token by which the device came; of a bulk token itself its ID
 	Hierarchy             string              // the hierarchy id, lower case; set by Verify
 	TokenType             string              // TypeDevice or TypeUDA
+	Cloud                 *proof.Cloud        // the Entra identity by which the device came, if any
 	IssuedAt              time.Time           // zero in a bulk token
 	NotBefore             time.Time
 	Expires               time.Time
@@ -171,6 +172,7 @@ type deviceClaims struct {
 	Bulk      string        `json:"bulk,omitempty"`
 	Confirm   *confirmation `json:"cnf"`
 	TokenType string        `json:"token_type"`
+	Entra     *proof.Cloud  `json:"entra,omitempty"`
 }
 
 // confirmation names the key that must prove itself (RFC 7800, RFC 8705, RFC 9449).
@@ -183,7 +185,7 @@ func newDeviceClaims(hierarchy, audience string, c Claims) deviceClaims {
 	return deviceClaims{
 		Issuer: deviceIssuer(hierarchy), Audience: audience, Subject: string(c.Client), ID: c.ID,
 		IssuedAt: newDate(c.IssuedAt), NotBefore: newDate(c.NotBefore), Expires: newDate(c.Expires),
-		Scope: c.Scope, Bulk: c.BulkID, TokenType: c.TokenType,
+		Scope: c.Scope, Bulk: c.BulkID, TokenType: c.TokenType, Entra: c.Cloud,
 		Confirm: &confirmation{Key: c.Key, Certificate: c.CertificateThumbprint},
 	}
 }
@@ -211,7 +213,7 @@ func (d deviceClaims) claims(kind Kind, hierarchy, audience string) (Claims, err
 	}
 	return Claims{
 		Kind: kind, ID: d.ID, Client: client, Key: d.Confirm.Key, CertificateThumbprint: d.Confirm.Certificate,
-		Scope: d.Scope, BulkID: d.Bulk, Hierarchy: strings.ToLower(hierarchy), TokenType: d.TokenType,
+		Scope: d.Scope, BulkID: d.Bulk, Hierarchy: strings.ToLower(hierarchy), TokenType: d.TokenType, Cloud: d.Entra,
 		IssuedAt: d.IssuedAt.Time, NotBefore: d.NotBefore.Time, Expires: d.Expires.Time,
 	}, nil
 }

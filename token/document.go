@@ -17,6 +17,7 @@ const (
 	DocumentState = "postern-state+jws"
 	DocumentBeat  = "postern-beat+jws"
 	DocumentAck   = "postern-ack+jws"
+	DocumentReply = "postern-reply+jws"
 )
 
 // Pin names a public key for a person to compare: lower-case hex of the SHA-256 of
@@ -39,7 +40,7 @@ func PinOf(spki []byte) string {
 // verifies nothing; it only says which function to call.
 func Document(raw string) string {
 	c, err := openCompact(raw, MaxDocument, codes{}, "typ", "alg", "jwk")
-	if err != nil || !contains([]string{DocumentState, DocumentBeat, DocumentAck}, c.header.Type) {
+	if err != nil || !contains([]string{DocumentState, DocumentBeat, DocumentAck, DocumentReply}, c.header.Type) {
 		return ""
 	}
 	return c.header.Type

@@ -111,6 +111,24 @@ func FuzzOpenAck(f *testing.F) {
 	})
 }
 
+func FuzzOpenReply(f *testing.F) {
+	good, err := SignReply(rootKey(), Reply{Nonce: "AAAAAAAAAAAAAAAAAAAAAA", Path: "/ccm_system/request", Status: 200, Sum: ReplySum(nil), At: noon})
+	if err != nil {
+		f.Fatal(err)
+	}
+	changes(f, good)
+	pin := Pin(&rootKey().PublicKey)
+	f.Fuzz(func(t *testing.T, raw string) {
+		reply, got, err := OpenReply(raw)
+		if err == nil && got == pin && !sameContent(raw, good) {
+			t.Error("accepted what was never signed")
+		}
+		if err == nil && reply.Sum != ReplySum([]byte("another body")) && reply.Answers(reply.Nonce, reply.Path, reply.Status, []byte("another body")) == nil {
+			t.Error("answers for a body that it was not made for")
+		}
+	})
+}
+
 func FuzzParseRoleURI(f *testing.F) {
 	f.Add("postern://h/connector/c1")
 	f.Fuzz(func(t *testing.T, raw string) {

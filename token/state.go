@@ -28,6 +28,7 @@ type SiteState struct {
 	BlockedCertificates []string              `json:"blocked_certificates,omitempty"` // pins of role certificates' keys
 	Gateways            []Gateway             `json:"gateways,omitempty"`
 	Tenants             []Tenant              `json:"tenants,omitempty"`
+	Authorities         *Authorities          `json:"authorities,omitempty"`
 }
 
 // PublicKey is a key by which tokens are verified.
@@ -58,6 +59,23 @@ type Tenant struct {
 	Resource  string          `json:"resource"`
 	Disabled  bool            `json:"disabled,omitempty"` // onboarded, but not for sign-in
 	Keys      json.RawMessage `json:"keys,omitempty"`     // the provider's JWKS as last fetched
+}
+
+// Authorities are those of the company under which client certificates are accepted,
+// and how their revocation is judged.
+type Authorities struct {
+	Roots         [][]byte `json:"roots"` // DER
+	Intermediates [][]byte `json:"intermediates,omitempty"`
+	Revocation    string   `json:"revocation"`        // require, prefer or off
+	Sources       []string `json:"sources,omitempty"` // of lists and answers: the only addresses that are asked
+}
+
+// Authority is where a client begins to ask for a token: the first issuer.
+func (t Tenant) Authority() string {
+	if len(t.Issuers) == 0 {
+		return ""
+	}
+	return t.Issuers[0]
 }
 
 // Gateway is one gateway of the site.

@@ -28,6 +28,7 @@ var headings = []heading{
 	{"inbox", "Inbox"},
 	{"kerberos", "Kerberos"},
 	{"entra", "Entra"},
+	{"entraclient", "Entra, on the device"},
 	{"revocation", "Certificates and revocation"},
 	{"check", "Checks of Kerberos, from a client's or a server's seat"},
 	{"sources", "Symptoms in the logs of the original product"},
