@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +38,17 @@ type Keys interface {
 	Verifier() *token.Verifier
 }
 
+// KindEntra stands beside the site's own kinds of token in what a route accepts: a token
+// of an onboarded tenant, sent with the scheme Bearer and a DPoP proof of the key that
+// the site's own token shall be bound to.
+const KindEntra token.Kind = "entra"
+
+// Cloud judges tokens of onboarded tenants; package auth/entra has the one of Postern.
+// It returns what the token proves and when it ends.
+type Cloud interface {
+	Validate(ctx context.Context, raw string) (proof.Cloud, time.Time, error)
+}
+
 // BearerConfig is what a Bearer needs.
 type BearerConfig struct {
 	Keys       Keys
@@ -53,6 +66,8 @@ type BearerConfig struct {
 	// connection's client certificate is the one it names. Only for a listener that
 	// ends the device's own TLS: a management point, never a gateway.
 	MutualTLS bool
+	// Cloud judges tokens of tenants; nil means that none is onboarded.
+	Cloud Cloud
 }
 
 // Bearer reads tokens of the site from requests. It is safe for concurrent use.
@@ -88,6 +103,9 @@ func (b *Bearer) Proof(r *http.Request, accept ...token.Kind) (proof.Proof, erro
 	if err != nil {
 		return proof.Proof{}, err
 	}
+	if scheme == schemeBearer && b.config.Cloud != nil && slices.Contains(accept, KindEntra) && len(r.Header.Values("DPoP")) > 0 {
+		return b.withCloud(r, raw, now)
+	}
 	if scheme == schemeBearer {
 		return b.withCertificate(r, raw, now, accept)
 	}
@@ -107,6 +125,21 @@ func (b *Bearer) Proof(r *http.Request, accept ...token.Kind) (proof.Proof, erro
 		return proof.Proof{}, err
 	}
 	return result(r, c.claims, p.Key, now), nil
+}
+
+// Possession checks a proof that comes without a token, for a request whose caller is
+// known by the client certificate of that key: it is by the key, for this method and
+// address, fresh, and used for the first time. The request must have the header DPoP.
+func (b *Bearer) Possession(r *http.Request, key proof.KeyThumbprint) error {
+	raw, err := proofHeader(r)
+	if err != nil {
+		return err
+	}
+	p, err := token.VerifyProof(raw, r.Method, "", b.config.Now())
+	if err != nil {
+		return err
+	}
+	return b.bound(r, credential{claims: token.Claims{Key: key}}, p)
 }
 
 // verified checks the token, from the cache when it was checked before.
@@ -229,6 +262,30 @@ func (b *Bearer) withCertificate(r *http.Request, raw string, now time.Time, acc
 	return p, nil
 }
 
+// withCloud judges a token of a tenant. It is bound to no key of the device, so the proof
+// only says which key the caller holds: the site binds what it gives to that one.
+func (b *Bearer) withCloud(r *http.Request, raw string, now time.Time) (proof.Proof, error) {
+	proofRaw, err := proofHeader(r)
+	if err != nil {
+		return proof.Proof{}, err
+	}
+	cloud, _, err := b.config.Cloud.Validate(r.Context(), raw)
+	if err != nil {
+		return proof.Proof{}, err
+	}
+	p, err := token.VerifyProof(proofRaw, r.Method, raw, now)
+	if err != nil {
+		return proof.Proof{}, err
+	}
+	if err := b.bound(r, credential{raw: raw, claims: token.Claims{Kind: KindEntra, Key: p.Key}}, p); err != nil {
+		return proof.Proof{}, err
+	}
+	return proof.Proof{
+		Method: proof.Entra, Key: p.Key, Cloud: &cloud, Tenant: cloud.Tenant, Device: cloud.Device, User: cloud.User,
+		SID: cmp.Or(cloud.DeviceSID, cloud.UserSID), TokenID: cloud.TokenID, Address: address(r), At: now,
+	}, nil
+}
+
 // refuseBearer tells a token of ours, which lacks its proof, from a foreign one.
 func (b *Bearer) refuseBearer(err error) error {
 	switch catalog.CodeOf(err) {
@@ -242,10 +299,14 @@ func result(r *http.Request, c token.Claims, key proof.KeyThumbprint, now time.T
 	methods := map[token.Kind]proof.Method{
 		token.KindBulk: proof.BulkToken, token.KindCCM: proof.CCMToken, token.KindSelfProve: proof.SelfProveToken,
 	}
-	return proof.Proof{
+	p := proof.Proof{
 		Method: methods[c.Kind], Key: key, Client: c.Client, TokenID: c.ID, BulkID: c.BulkID,
 		Scope: c.Scope, Address: address(r), At: now,
 	}
+	if c.Cloud != nil {
+		p.Cloud, p.Tenant, p.Device, p.User, p.SID = c.Cloud, c.Cloud.Tenant, c.Cloud.Device, c.Cloud.User, cmp.Or(c.Cloud.DeviceSID, c.Cloud.UserSID)
+	}
+	return p
 }
 
 func address(r *http.Request) string {

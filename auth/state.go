@@ -209,6 +209,24 @@ func (s *State) Revoked(c token.Claims) error {
 	return nil
 }
 
+// Tenants returns the onboarded tenants; none before the site has been heard. The slice
+// is not to be changed.
+func (s *State) Tenants() []token.Tenant {
+	if v := s.current(); v != nil {
+		return v.state.Tenants
+	}
+	return nil
+}
+
+// Authorities returns the company's authorities for client certificates; nil when none
+// were uploaded or the site has not been heard. It is not to be changed.
+func (s *State) Authorities() *token.Authorities {
+	if v := s.current(); v != nil {
+		return v.state.Authorities
+	}
+	return nil
+}
+
 // RevokedCertificate answers RoleCertificateBlocked for the pin of a role's key that
 // the site has revoked.
 func (s *State) RevokedCertificate(pin string) error {
