@@ -2,14 +2,28 @@
 
 GO      ?= go
 FUZZ    ?= 5s
-PACKAGES = postgresql openssl gcc libc6-dev
+PACKAGES = postgresql openssl gcc libc6-dev krb5-kdc krb5-admin-server krb5-user curl python3-gssapi node=nodejs npm=npm
 
-.PHONY: test check deps build fmt fuzz cross staticcheck bench clean
+# The certified OpenID provider that tests compare with, from npm.
+PROVIDER = internal/issuer/conformance/testdata
+
+AD_PACKAGES = samba samba-ad-provision samba-dsdb-modules samba-vfs-modules winbind python3-samba ldb-tools krb5-user attr acl
+
+.PHONY: test test-ad check deps build fmt fuzz cross staticcheck bench clean
 
 # test installs what the tests need on a fresh Debian machine and runs everything with the race detector.
-test: deps
+test: $(PROVIDER)/node_modules/.package-lock.json
 	$(GO) build ./...
 	$(GO) test -race -timeout 12m ./...
+
+$(PROVIDER)/node_modules/.package-lock.json: $(PROVIDER)/package-lock.json | deps
+	npm ci --prefix $(PROVIDER) --ignore-scripts --no-audit --no-fund --loglevel=error
+
+# test-ad runs what needs Active Directory, against Samba's, on loopback; it needs root and about 85 MB of packages.
+test-ad:
+	@./tools/deps.sh $(PACKAGES) $(AD_PACKAGES)
+	$(GO) vet -tags ad ./internal/realms/... ./internal/lab ./diag/...
+	$(GO) test -tags ad -count=1 -timeout 10m -run Forest ./internal/realms ./internal/lab ./diag/...
 
 # deps installs the Debian packages that are missing; without root and sudo it prints the line to run.
 deps:

@@ -43,8 +43,12 @@ client          | vocabulary                  | any                            |
 client/kerberos | client vocabulary           | any                            | database/sql
 client/entra    | client vocabulary           | any                            | database/sql
 diag            | client vocabulary           | any                            | database/sql
+diag/kerberos   | diag client vocabulary      | any                            | database/sql
 console         | site diag vocabulary        | any                            | database/sql
 internal/role   | all                         | any                            |
+internal/realms | catalog                     | any                            |
+internal/issuer | proof token catalog         | any                            |
+internal/authority | catalog                  | any                            |
 internal/lab    | all                         | any                            |
 cmd/postern     | all                         | any                            |
 bench           | all                         | any                            |

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Installs the Debian packages named as arguments that are missing. As root or through sudo; otherwise it prints the line and stops.
+# Installs the Debian packages named as arguments that are missing; PROGRAM=PACKAGE asks for the program, wherever it
+# came from. As root or through sudo; otherwise it prints the line and stops.
 set -euo pipefail
 missing=()
 for package in "$@"; do
+  case $package in *=*) if command -v "${package%%=*}" >/dev/null; then continue; fi; package=${package#*=} ;; esac
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
