@@ -1,6 +1,10 @@
 package site
 
 import (
+	"slices"
+	"strings"
+
+	"postern/catalog"
 	"postern/ccm"
 	"postern/proof"
 )
@@ -22,7 +26,11 @@ type evidence struct {
 	weakKey  bool         // RSA below 2048 bits or a SHA-1 signature
 	blocked  ccm.ClientID // a blocked device with the same hardware id
 	ceiling  proof.Level
-	approval ApprovalMode
+	approval ApprovalMode // in force now
+	ticket   *proof.Ticket
+	realm    proof.Realm // of the ticket
+	netbios  string
+	fqdn     string
 }
 
 // rule is one line of the approval table: the first that matches decides.
@@ -31,39 +39,105 @@ type rule struct {
 	match  func(evidence) bool
 	status ccm.ApprovalStatus
 	level  proof.Level
+	code   catalog.Code // of the event, where a proof was there and did not suffice
 }
 
 // rules is design decision 2 as a table. A rule may only give what its proof supports; the ceiling of the route is applied after.
 func rules() []rule {
 	method := func(m proof.Method) func(evidence) bool { return func(e evidence) bool { return e.method == m } }
+	kerberos := func(finding catalog.Code) func(evidence) bool {
+		return func(e evidence) bool { return e.method == proof.Kerberos && e.ticket != nil && e.account() == finding }
+	}
 	return []rule{
-		{"hardware id of a blocked device", func(e evidence) bool { return e.blocked != "" }, ccm.ApprovalNone, proof.LevelKnown},
-		{"weak key", func(e evidence) bool { return e.weakKey }, ccm.ApprovalNone, proof.LevelKnown},
-		{"manual approval", func(e evidence) bool { return e.approval == ApproveManually && e.method != proof.PKICertificate }, ccm.ApprovalNone, proof.LevelKnown},
-		{"bulk registration token", method(proof.BulkToken), ccm.ApprovalApproved, proof.LevelManaged},
-		{"PKI certificate", method(proof.PKICertificate), ccm.ApprovalNotApplicable, proof.LevelManaged},
-		{"Entra", method(proof.Entra), ccm.ApprovalEntra, proof.LevelManaged},
-		{"self-signed key only", func(evidence) bool { return true }, ccm.ApprovalNone, proof.LevelKnown},
+		{"hardware id of a blocked device", func(e evidence) bool { return e.blocked != "" }, ccm.ApprovalNone, proof.LevelKnown, ""},
+		{"weak key", func(e evidence) bool { return e.weakKey }, ccm.ApprovalNone, proof.LevelKnown, ""},
+		{"manual approval", func(e evidence) bool { return e.approval == ApproveManually && e.method != proof.PKICertificate }, ccm.ApprovalNone, proof.LevelKnown, ""},
+		{"bulk registration token", method(proof.BulkToken), ccm.ApprovalApproved, proof.LevelManaged, ""},
+		{"PKI certificate", method(proof.PKICertificate), ccm.ApprovalNotApplicable, proof.LevelManaged, ""},
+		{"Entra", method(proof.Entra), ccm.ApprovalEntra, proof.LevelManaged, ""},
+		{"Kerberos, trusted realm, own computer account", kerberos(""), ccm.ApprovalApproved, proof.LevelManaged, ""},
+		{ruleEveryone, func(e evidence) bool { return e.approval == ApproveEveryone && forEveryone(e.method) }, ccm.ApprovalApproved, proof.LevelManaged, ""},
+		{"Kerberos, but a user's account", kerberos(catalog.RegistrationUserAccount), ccm.ApprovalNone, proof.LevelKnown, catalog.RegistrationUserAccount},
+		{"Kerberos, but the account of another computer", kerberos(catalog.RegistrationOtherComputer), ccm.ApprovalNone, proof.LevelKnown, catalog.RegistrationOtherComputer},
+		{"Kerberos, but a DNS name outside the realm", kerberos(catalog.RegistrationOutsideRealm), ccm.ApprovalNone, proof.LevelKnown, catalog.RegistrationOutsideRealm},
+		{"self-signed key only", func(evidence) bool { return true }, ccm.ApprovalNone, proof.LevelKnown, ""},
 	}
 }
 
+// ruleEveryone approves without a proof.
+const ruleEveryone = "everyone, for a time"
+
+// unproved reports whether no proof stands behind the approval.
+func (a Approval) unproved() bool { return a.By == actorSite && a.Rule == ruleEveryone }
+
+// forEveryone reports whether a method is one that devices register with.
+func forEveryone(m proof.Method) bool {
+	return m != proof.ConnectorCertificate && slices.Contains(proof.Methods(), m)
+}
+
+// account judges whether the ticket's account is that of the computer that registers: "" when it is, else the code that says why not. The principal
+// of the ticket is the evidence, never a name that the computer claims (C69): the claimed names must fit it, label by label, in ASCII.
+func (e evidence) account() catalog.Code {
+	name, computer := strings.CutSuffix(e.ticket.Account, "$")
+	if !computer || name == "" {
+		return catalog.RegistrationUserAccount
+	}
+	if !sameName(name, e.netbios) {
+		return catalog.RegistrationOtherComputer
+	}
+	if e.fqdn == "" {
+		return ""
+	}
+	host, domain, _ := strings.Cut(strings.TrimSuffix(e.fqdn, "."), ".")
+	inRealm := slices.ContainsFunc(e.realm.Suffixes, func(suffix string) bool { return sameName(suffix, domain) })
+	if !sameName(host, name) || !inRealm {
+		return catalog.RegistrationOutsideRealm
+	}
+	return ""
+}
+
+// sameName compares names without regard to the case of ASCII letters. Anything else must be equal, so that no letter of another alphabet passes for one.
+func sameName(a, b string) bool { return a != "" && upperASCII(a) == upperASCII(b) }
+
+func upperASCII(name string) string {
+	return strings.Map(func(r rune) rune {
+		if 'a' <= r && r <= 'z' {
+			return r - ('a' - 'A')
+		}
+		return r
+	}, name)
+}
+
+// identity names what a caller has proved to be, apart from its key: ACCOUNT@REALM. own is true when that is this computer and nobody else.
+func (e evidence) identity() (name string, own bool) {
+	if e.method != proof.Kerberos || e.ticket == nil {
+		return "", false
+	}
+	return upperASCII(e.ticket.Account) + "@" + e.ticket.Realm, e.account() == ""
+}
+
 // decide returns the approval that the evidence supports. It is pure: same evidence, same answer.
-func decide(e evidence) (status ccm.ApprovalStatus, level proof.Level, name string) {
+func decide(e evidence) rule {
 	for _, r := range rules() {
 		if !r.match(e) {
 			continue
 		}
 		if r.level > e.ceiling {
-			return ccm.ApprovalNone, min(e.ceiling, proof.LevelKnown), r.name + ", limited by the route"
+			r.status, r.level, r.name = ccm.ApprovalNone, min(e.ceiling, proof.LevelKnown), r.name+", limited by the route"
 		}
-		return r.status, r.level, r.name
+		return r
 	}
-	return ccm.ApprovalNone, proof.LevelNone, "no rule"
+	return rule{name: "no rule"}
 }
 
 // stronger reports whether a fresh decision should replace an approval: never to lower one, never over a person's decision.
 func stronger(old Approval, level proof.Level) bool {
 	return old.By == actorSite && level > old.Level
+}
+
+// replaces reports whether a fresh decision takes the place of an approval: when it is stronger, or as strong and by a proof where there was none.
+func replaces(old, fresh Approval) bool {
+	return stronger(old, fresh.Level) || old.unproved() && !fresh.unproved() && fresh.Level >= old.Level
 }
 
 // actorSite is who decides when no person does.

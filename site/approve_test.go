@@ -59,7 +59,8 @@ func decideEverywhere(t *testing.T, method proof.Method, mode ApprovalMode, best
 				case ceiling == proof.LevelKnown, weak, twin != "":
 					want = "0 known"
 				}
-				status, level, rule := decide(evidence{method: method, bulkID: "b", weakKey: weak, blocked: twin, ceiling: ceiling, approval: mode})
+				decided := decide(evidence{method: method, bulkID: "b", weakKey: weak, blocked: twin, ceiling: ceiling, approval: mode})
+				status, level, rule := decided.status, decided.level, decided.name
 				if got := fmt.Sprintf("%d %s", status, level); got != want {
 					t.Errorf("%s, mode %s, ceiling %s, weak key %t, blocked twin %q: got %s by rule %q, want %s", method, mode, ceiling, weak, twin, got, rule, want)
 				}
@@ -81,6 +82,26 @@ func TestOnlyAStrongerProofReplacesADecisionAndNeverAPersons(t *testing.T) {
 					t.Errorf("decided by %q at %s, proof for %s: got %t, want %t", by, old, fresh, got, want)
 				}
 			}
+		}
+	}
+}
+
+func TestAProofReplacesEveryone(t *testing.T) {
+	everyone := Approval{By: actorSite, Rule: ruleEveryone, Level: proof.LevelManaged}
+	for name, test := range map[string]struct {
+		old, fresh Approval
+		want       bool
+	}{
+		"a proof as strong":             {everyone, Approval{Rule: "bulk registration token", Level: proof.LevelManaged, By: actorSite}, true},
+		"a proof that is weaker":        {everyone, Approval{Rule: "self-signed key only", Level: proof.LevelKnown, By: actorSite}, false},
+		"everyone again":                {everyone, everyone, false},
+		"everyone after a proof":        {Approval{Rule: "bulk registration token", Level: proof.LevelManaged, By: actorSite}, everyone, false},
+		"everyone after nothing":        {Approval{Rule: "self-signed key only", Level: proof.LevelKnown, By: actorSite}, everyone, true},
+		"everyone after a person's no":  {Approval{Level: proof.LevelKnown, By: "anna"}, everyone, false},
+		"a proof after a person's word": {Approval{Rule: ruleEveryone, Level: proof.LevelManaged, By: "anna"}, Approval{Rule: "Entra", Level: proof.LevelManaged, By: actorSite}, false},
+	} {
+		if got := replaces(test.old, test.fresh); got != test.want {
+			t.Errorf("%s: got %t, want %t", name, got, test.want)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package site
 import (
 	"time"
 
+	"postern/catalog"
 	"postern/ccm"
 	"postern/proof"
 )
@@ -14,13 +15,34 @@ type Device struct {
 	Record   Record
 	Approval Approval
 	Block    Block
+	Obsolete Obsolete
+	Proved   string    // the strongest identity that its key has proved, e.g. WK1$@CORP.EXAMPLE; "" without one
+	Conflict string    // id of the waiting conflict that holds the device at level known; "" mostly
 	Created  time.Time // UTC, microseconds
 	Updated  time.Time
 	LastSeen time.Time
 }
 
-// Blocked reports whether the device is refused everywhere.
-func (d Device) Blocked() bool { return d.Block.Blocked }
+// Blocked reports whether the device is refused everywhere: a person blocked it, or another record replaced it. See [Device.Refused].
+func (d Device) Blocked() bool { return d.Block.Blocked || d.Superseded() }
+
+// Superseded reports whether another record of the same computer replaced this one.
+func (d Device) Superseded() bool { return d.Obsolete.By != "" }
+
+// Refused returns why the device is refused everywhere, with the code DeviceBlocked or DeviceObsolete, or nil.
+func (d Device) Refused() error {
+	switch {
+	case d.Block.Blocked:
+		return catalog.Errorf(catalog.DeviceBlocked, "device %s (%s) is blocked since %s", d.ClientID, d.Name(), d.Block.At.Format(time.RFC3339))
+	case d.Superseded():
+		return obsoleteError(d.Obsolete.By)
+	}
+	return nil
+}
+
+func obsoleteError(by ccm.ClientID) error {
+	return catalog.Errorf(catalog.DeviceObsolete, "the key was replaced: the computer is device %s now", by)
+}
 
 // Name returns what a person calls the device: its FQDN, else its NetBIOS name, else its client id.
 func (d Device) Name() string {
@@ -83,6 +105,13 @@ type Block struct {
 	By      string
 	Why     string
 	At      time.Time
+}
+
+// Obsolete says that another record of the same computer took the device's place.
+type Obsolete struct {
+	By  ccm.ClientID // the record that replaced it; "" while it is current
+	At  time.Time
+	Why string
 }
 
 // Reservation is a client id promised to a key that proved itself with a bulk or Entra token but has not registered yet.

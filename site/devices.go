@@ -3,6 +3,7 @@ package site
 import (
 	"context"
 	"errors"
+	"time"
 
 	"postern/catalog"
 	"postern/ccm"
@@ -37,7 +38,8 @@ func (s *Site) Devices(ctx context.Context, filter DeviceFilter) (devices []Devi
 	return devices, err
 }
 
-// FindDevice returns the one device that who names: a client id (with or without GUID:), a NetBIOS name or an FQDN.
+// FindDevice returns the one device that who names: a client id (with or without GUID:), a NetBIOS name or an FQDN. Of
+// those with one name an obsolete one counts only when there is no other.
 func (s *Site) FindDevice(ctx context.Context, who string) (Device, error) {
 	if who == "" {
 		return Device{}, catalog.Errorf(catalog.DeviceUnknown, "no device is named; `postern device list` shows them all")
@@ -53,7 +55,11 @@ func (s *Site) FindDevice(ctx context.Context, who string) (Device, error) {
 		}
 		return device, err
 	}
-	named, err := s.Devices(ctx, DeviceFilter{Name: who, Limit: 2})
+	current := false
+	named, err := s.Devices(ctx, DeviceFilter{Name: who, Limit: 2, Obsolete: &current})
+	if err == nil && len(named) == 0 {
+		named, err = s.Devices(ctx, DeviceFilter{Name: who, Limit: 2})
+	}
 	if err != nil {
 		return Device{}, err
 	}
@@ -69,49 +75,146 @@ func (s *Site) FindDevice(ctx context.Context, who string) (Device, error) {
 
 // Approve sets a device's level by a person's decision: managed or secrets, approval status 1.
 func (s *Site) Approve(ctx context.Context, id ccm.ClientID, level proof.Level, by, why string) (Device, error) {
-	if level < proof.LevelManaged {
-		return Device{}, catalog.Errorf(catalog.DeviceLevel, "level %s is not an approval; use managed or secrets, or reject the device", level)
-	}
-	return s.change(ctx, id, by, why, "device.approve", func(d *Device) {
-		d.Approval = Approval{Status: ccm.ApprovalApproved, Level: level, Method: d.Approval.Method, Rule: "approved by a person", Evidence: d.Approval.Evidence, By: by, Why: why, At: s.time()}
-	})
+	return s.actOne(ctx, id, Act{Verb: ActApprove, Level: level}, by, why)
 }
 
 // Reject takes a device's approval away by a person's decision: status 0, level known.
 func (s *Site) Reject(ctx context.Context, id ccm.ClientID, by, why string) (Device, error) {
-	return s.change(ctx, id, by, why, "device.reject", func(d *Device) {
-		d.Approval = Approval{Status: ccm.ApprovalNone, Level: proof.LevelKnown, Method: d.Approval.Method, Rule: "rejected by a person", Evidence: d.Approval.Evidence, By: by, Why: why, At: s.time()}
-	})
+	return s.actOne(ctx, id, Act{Verb: ActReject}, by, why)
 }
 
 // Block refuses a device everywhere; its key goes into the site state, so that every gateway refuses it too.
 func (s *Site) Block(ctx context.Context, id ccm.ClientID, by, why string) (Device, error) {
-	return s.change(ctx, id, by, why, "device.block", func(d *Device) { d.Block = Block{Blocked: true, By: by, Why: why, At: s.time()} })
+	return s.actOne(ctx, id, Act{Verb: ActBlock}, by, why)
 }
 
 // Unblock lets a blocked device in again, at the approval that it had.
 func (s *Site) Unblock(ctx context.Context, id ccm.ClientID, by, why string) (Device, error) {
-	return s.change(ctx, id, by, why, "device.unblock", func(d *Device) { d.Block = Block{By: by, Why: why, At: s.time()} })
+	return s.actOne(ctx, id, Act{Verb: ActUnblock}, by, why)
 }
 
-// change edits one device and records who did it and why.
-func (s *Site) change(ctx context.Context, id ccm.ClientID, by, why, action string, edit func(*Device)) (device Device, err error) {
-	err = s.update(ctx, func(tx Tx) (moved bool, err error) {
-		if device, err = tx.Device(id); err != nil {
-			return false, err
-		}
-		wasBlocked := device.Blocked()
-		edit(&device)
-		device.Updated = s.time()
-		if err := tx.PutDevice(device); err != nil {
-			return false, err
-		}
-		detail := trustOf(device)
-		detail["why"] = why
-		return device.Blocked() != wasBlocked, s.trust(tx, by, action, string(id), detail)
-	})
-	if errors.Is(err, ErrNotFound) {
-		return device, catalog.Errorf(catalog.DeviceUnknown, "no device has the client id %s", id)
+// What a person does to devices.
+const (
+	ActApprove = "approve"
+	ActReject  = "reject"
+	ActBlock   = "block"
+	ActUnblock = "unblock"
+)
+
+// Act is a person's act on devices.
+type Act struct {
+	Verb  string      // one of the Act constants
+	Level proof.Level // ActApprove: managed or secrets
+}
+
+func (s *Site) actOne(ctx context.Context, id ccm.ClientID, act Act, by, why string) (Device, error) {
+	devices, err := s.Act(ctx, []ccm.ClientID{id}, act, by, why)
+	if err != nil {
+		return Device{}, err
 	}
-	return device, err
+	return devices[0], nil
+}
+
+// Act does the same to all these devices in one transaction, each with its entry in the trust log: who and why. When one of them cannot be
+// changed, none is; the code says why: DeviceUnknown, DeviceLevel, DeviceObsolete, or DeviceHeld for a device that waits for the decision on a conflict.
+func (s *Site) Act(ctx context.Context, ids []ccm.ClientID, act Act, by, why string) (devices []Device, err error) {
+	if act.Verb == ActApprove && act.Level < proof.LevelManaged {
+		return nil, catalog.Errorf(catalog.DeviceLevel, "level %s is not an approval; use managed or secrets, or reject the device", act.Level)
+	}
+	err = s.update(ctx, func(tx Tx) (moved bool, err error) {
+		devices, err = readAll(tx, ids)
+		if err != nil {
+			return false, err
+		}
+		for i := range devices {
+			d := &devices[i]
+			if act.Verb == ActApprove && d.Superseded() {
+				return false, obsoleteError(d.Obsolete.By)
+			}
+			if act.Verb == ActApprove && d.Conflict != "" {
+				return false, catalog.Errorf(catalog.DeviceHeld, "conflict %s waits for %s (%s)", d.Conflict, d.ClientID, d.Name())
+			}
+		}
+		for i := range devices {
+			d := &devices[i]
+			wasBlocked := d.Block.Blocked
+			act.change(d, by, why, s.time())
+			if err := tx.PutDevice(*d); err != nil {
+				return false, err
+			}
+			detail := trustOf(*d)
+			detail["why"] = why
+			if err := s.trust(tx, by, "device."+act.Verb, string(d.ClientID), detail); err != nil {
+				return false, err
+			}
+			moved = moved || d.Block.Blocked != wasBlocked
+		}
+		return moved, nil
+	})
+	return devices, err
+}
+
+func readAll(tx Tx, ids []ccm.ClientID) ([]Device, error) {
+	devices := make([]Device, 0, len(ids))
+	for _, id := range ids {
+		d, err := tx.Device(id)
+		if errors.Is(err, ErrNotFound) {
+			return nil, catalog.Errorf(catalog.DeviceUnknown, "no device has the client id %s", id)
+		}
+		if err != nil {
+			return nil, err
+		}
+		devices = append(devices, d)
+	}
+	return devices, nil
+}
+
+func (act Act) change(d *Device, by, why string, now time.Time) {
+	decided := Approval{Method: d.Approval.Method, Evidence: d.Approval.Evidence, By: by, Why: why, At: now}
+	switch act.Verb {
+	case ActApprove:
+		decided.Status, decided.Level, decided.Rule = ccm.ApprovalApproved, act.Level, "approved by a person"
+		d.Approval = decided
+	case ActReject:
+		decided.Status, decided.Level, decided.Rule = ccm.ApprovalNone, proof.LevelKnown, "rejected by a person"
+		d.Approval = decided
+	case ActBlock, ActUnblock:
+		d.Block = Block{Blocked: act.Verb == ActBlock, By: by, Why: why, At: now}
+	}
+	d.Updated = now
+}
+
+// obsoleteLife is how long an obsolete record is kept after its device was last seen (product.md 2.9).
+const obsoleteLife = 90 * 24 * time.Hour
+
+// sweepBatch is how many records one transaction removes.
+const sweepBatch = 500
+
+// Sweep removes the records of obsolete devices that have not been seen for 90 days, and returns how many. Run does it now and then.
+func (s *Site) Sweep(ctx context.Context) (removed int, err error) {
+	obsolete := true
+	for {
+		n := 0
+		err := s.update(ctx, func(tx Tx) (bool, error) {
+			now := s.time()
+			old, err := tx.Devices(DeviceFilter{Obsolete: &obsolete, SeenBefore: now.Add(-obsoleteLife), Limit: sweepBatch})
+			if err != nil {
+				return false, err
+			}
+			for _, d := range old {
+				if err := tx.DeleteDevice(d.ClientID); err != nil {
+					return false, err
+				}
+				if err := s.trust(tx, actorSite, "device.remove", string(d.ClientID), map[string]string{"key": string(d.Key), "name": d.Name(), "replaced-by": string(d.Obsolete.By)}); err != nil {
+					return false, err
+				}
+			}
+			n = len(old)
+			return n > 0, nil
+		})
+		removed += n
+		if err != nil || n < sweepBatch {
+			return removed, err
+		}
+	}
 }

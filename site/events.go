@@ -72,6 +72,13 @@ func (s *Site) Flush(ctx context.Context) {
 	if err != nil {
 		s.log.Error("write events", "lost", len(events), "error", err)
 	}
+	if clean {
+		if n, err := s.Sweep(ctx); err != nil {
+			s.log.Error("remove obsolete devices", "error", err)
+		} else if n > 0 {
+			s.log.Info("obsolete devices removed", "count", n)
+		}
+	}
 }
 
 func (s *Site) takePending() (events []Event, seen map[ccm.ClientID]time.Time, clean bool) {

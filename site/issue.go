@@ -39,6 +39,9 @@ func (s *Site) IssueToken(ctx context.Context, ask Exchange) (Issued, error) {
 	if ask.Want != token.KindCCM && ask.Want != token.KindSelfProve {
 		return Issued{}, catalog.Errorf(catalog.TokenRequestInvalid, "a token of kind %q cannot be asked for", ask.Want)
 	}
+	if by, replaced := s.current.Load().replaced[ask.Caller.Key]; replaced {
+		return Issued{}, obsoleteError(by)
+	}
 	device, err := s.registered(ctx, ask)
 	if err == nil {
 		return s.issueToDevice(ctx, ask, device)
@@ -76,7 +79,7 @@ func (s *Site) registered(ctx context.Context, ask Exchange) (Device, error) {
 
 func (s *Site) issueToDevice(ctx context.Context, ask Exchange, device Device) (Issued, error) {
 	if device.Blocked() {
-		return Issued{}, catalog.Errorf(catalog.DeviceBlocked, "device %s is blocked", device.ClientID)
+		return Issued{}, device.Refused()
 	}
 	if err := s.checkAssertion(ctx, ask, device); err != nil {
 		return Issued{}, err

@@ -155,7 +155,7 @@ func (s *Site) RemovePolicy(ctx context.Context, id, by string) error {
 // Assignments lists the policies that target the device and that its level allows.
 func (s *Site) Assignments(ctx context.Context, device Device) ([]Policy, error) {
 	if device.Blocked() {
-		return nil, catalog.Errorf(catalog.DeviceBlocked, "device %s is blocked", device.ClientID)
+		return nil, device.Refused()
 	}
 	var targeted []Policy
 	err := s.store.View(ctx, func(tx Tx) (err error) {
@@ -204,7 +204,7 @@ func mayRead(p Policy, device *Device) error {
 	case device == nil:
 		return catalog.Errorf(catalog.PolicyNeedsProof, "policy %s is only for a device that proves itself", p.ID)
 	case device.Blocked():
-		return catalog.Errorf(catalog.DeviceBlocked, "device %s is blocked", device.ClientID)
+		return device.Refused()
 	case device.Approval.Level < p.needs():
 		return catalog.Errorf(catalog.PolicyLevel, "policy %s needs level %s; device %s has %s", p.ID, p.needs(), device.ClientID, device.Approval.Level)
 	case !p.All && !targets(p, device.ClientID):

@@ -36,28 +36,43 @@ func (s *Site) Register(ctx context.Context, caller Caller, request *ccm.Registr
 		return Registration{}, err
 	}
 	var out Registration
-	var owner ccm.ClientID
-	err = s.store.Update(ctx, func(tx Tx) (err error) {
+	var seen newcomerEvents
+	err = s.update(ctx, func(tx Tx) (moved bool, err error) {
 		n := *newcomer // each try begins anew
 		out, err = s.register(tx, caller, &n)
-		owner = n.owner
-		return err
+		seen = newcomerEvents{n.owner, n.events}
+		return n.moved, err
 	})
 	if err != nil {
 		return Registration{}, fmt.Errorf("register %s: %w", newcomer.key, err)
 	}
-	s.noteRegistration(caller, owner, out)
+	s.noteRegistration(caller, seen, out)
 	return out, nil
 }
 
 // newcomer is a registration request whose signature and certificate have been checked.
 type newcomer struct {
+	request *ccm.RegistrationRequest
 	key     proof.KeyThumbprint
 	wanted  ccm.ClientID // "" when the management point is to choose
 	weak    bool
 	record  Record
-	owner   ccm.ClientID // set in the transaction when wanted belongs to another key
-	reserve *Reservation // set in the transaction when an id is promised to the key
+
+	// Found out in the transaction.
+	owner    ccm.ClientID // when wanted belongs to another key
+	reserve  *Reservation // when an id is promised to the key
+	identity string       // ACCOUNT@REALM that the caller has proved
+	own      bool         // that is this computer and nobody else
+	code     catalog.Code // why a proof was not enough for approval
+	events   []Event
+	moved    bool // the site state moves
+	rotated  bool // the key took a former one's place
+}
+
+// newcomerEvents is what there is to tell when a registration is kept.
+type newcomerEvents struct {
+	owner  ccm.ClientID
+	events []Event
 }
 
 const minKeyBits = 2048
@@ -84,7 +99,7 @@ func (s *Site) newcomer(caller Caller, request *ccm.RegistrationRequest) (*newco
 	if err != nil {
 		return nil, err
 	}
-	return &newcomer{key: key, wanted: request.SMSID, weak: weak(request), record: record}, nil
+	return &newcomer{request: request, key: key, wanted: request.SMSID, weak: weak(request), record: record}, nil
 }
 
 // usable refuses what no setting allows, and what only the legacy setting allows.
@@ -180,13 +195,23 @@ func unprintable(r rune) bool {
 	return !unicode.IsPrint(r) || unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
 
-// register resolves who the newcomer is, decides on approval and writes; all inside one transaction.
+// register resolves who the newcomer is, decides on approval and writes; all inside one transaction. What refuses a request is looked at before anything
+// is written, so that a refusal disturbs nobody who shares the commit.
 func (s *Site) register(tx Tx, caller Caller, n *newcomer) (Registration, error) {
 	known, err := tx.DeviceByKey(n.key)
-	if err == nil {
+	switch {
+	case err == nil:
 		return s.registerAgain(tx, caller, n, known)
+	case !errors.Is(err, ErrNotFound):
+		return Registration{}, err
 	}
-	if !errors.Is(err, ErrNotFound) {
+	return s.registerNew(tx, caller, n)
+}
+
+func (s *Site) registerNew(tx Tx, caller Caller, n *newcomer) (Registration, error) {
+	if by, err := tx.FormerKey(n.key); err == nil {
+		return Registration{}, obsoleteError(by)
+	} else if !errors.Is(err, ErrNotFound) {
 		return Registration{}, err
 	}
 	id, err := s.chooseID(tx, n)
@@ -195,10 +220,21 @@ func (s *Site) register(tx Tx, caller Caller, n *newcomer) (Registration, error)
 	}
 	now := s.time()
 	device := Device{ClientID: id, Key: n.key, Record: n.record, Created: now, Updated: now, LastSeen: now}
-	device.Record.SMSID = id
 	if device.Approval, err = s.approve(tx, caller, n, now); err != nil {
 		return Registration{}, err
 	}
+	device.Proved = n.identity
+	twins, err := s.twins(tx, n, device, false)
+	if err != nil {
+		return Registration{}, err
+	}
+	if err := noteTicket(tx, caller); err != nil {
+		return Registration{}, err
+	}
+	if err := s.settle(tx, caller, n, &device, twins); err != nil {
+		return Registration{}, err
+	}
+	device.Record.SMSID = device.ClientID
 	if err := tx.PutDevice(device); err != nil {
 		return Registration{}, err
 	}
@@ -207,40 +243,106 @@ func (s *Site) register(tx Tx, caller Caller, n *newcomer) (Registration, error)
 			return Registration{}, err
 		}
 	}
-	if err := s.trust(tx, actorSite, "device.register", string(id), trustOf(device)); err != nil {
+	if err := s.trust(tx, actorSite, "device.register", string(device.ClientID), trustOf(device)); err != nil {
 		return Registration{}, err
 	}
-	return Registration{Device: device, New: true, Changed: true}, nil
+	n.tell(n.code, device.ClientID, "the account %s was proved; the computer calls itself %q and %q", n.identity, n.record.NetbiosName, n.record.FQDName)
+	return Registration{Device: device, New: !n.rotated, Changed: true}, nil
+}
+
+// noteTicket makes sure that an authenticator serves one registration, on one node (C78). It comes before all writes: a replay then undoes nothing.
+func noteTicket(tx Tx, caller Caller) error {
+	if caller.Ticket == nil || caller.Ticket.Use == "" {
+		return nil
+	}
+	err := tx.NoteUse(caller.Ticket.Use, caller.Ticket.UseUntil)
+	if errors.Is(err, ErrExists) {
+		return catalog.Errorf(catalog.KerberosReplay, "the authenticator of %s was used for a registration before", caller.Ticket.LogName())
+	}
+	return err
 }
 
 // registerAgain answers a key that is a device already. It writes only when an attribute changed or the proof became stronger.
 func (s *Site) registerAgain(tx Tx, caller Caller, n *newcomer, device Device) (Registration, error) {
-	if device.Blocked() {
-		return Registration{}, catalog.Errorf(catalog.DeviceBlocked, "device %s (%s) is blocked since %s", device.ClientID, device.Name(), device.Block.At.Format(time.RFC3339))
+	if err := device.Refused(); err != nil {
+		return Registration{}, err
 	}
 	if err := n.meetOwner(tx, device.ClientID); err != nil {
 		return Registration{}, err
 	}
-	now := s.time()
+	before, now := device, s.time()
 	approval, err := s.approve(tx, caller, n, now)
 	if err != nil {
 		return Registration{}, err
 	}
-	raised := stronger(device.Approval, approval.Level)
+	device.take(n, s.Settings())
+	raised := device.Conflict == "" && replaces(device.Approval, approval)
 	if raised {
 		device.Approval = approval
 	}
-	record := n.record
-	record.SMSID = device.ClientID
-	record.keepNewer(device.Record)
-	if !raised && record.equal(device.Record) {
+	var twins []finding
+	if raised || n.owner != "" || device.Record.HardwareID1 != before.Record.HardwareID1 || device.Proved != before.Proved {
+		if twins, err = s.twins(tx, n, device, true); err != nil {
+			return Registration{}, err
+		}
+	}
+	if err := noteTicket(tx, caller); err != nil {
+		return Registration{}, err
+	}
+	raisedHeld, err := s.raiseHeld(tx, &device, approval)
+	if err != nil {
+		return Registration{}, err
+	}
+	if err := s.judgeMove(tx, caller, n, before, &device); err != nil {
+		return Registration{}, err
+	}
+	if err := s.settle(tx, caller, n, &device, twins); err != nil {
+		return Registration{}, err
+	}
+	if !raised && !raisedHeld && device.Proved == before.Proved && device.Conflict == before.Conflict && device.Record.equal(before.Record) {
 		return Registration{Device: device}, nil
 	}
-	device.Record, device.Updated, device.LastSeen = record, now, now
+	device.Updated, device.LastSeen = now, now
 	if err := tx.PutDevice(device); err != nil {
 		return Registration{}, err
 	}
+	n.tell(n.code, device.ClientID, "the account %s was proved; the computer calls itself %q and %q", n.identity, n.record.NetbiosName, n.record.FQDName)
 	return Registration{Device: device, Changed: true}, s.trust(tx, actorSite, "device.update", string(device.ClientID), trustOf(device))
+}
+
+// take brings the record up to date with what the device says now, and keeps the stronger evidence: who the key has proved to be, and that this
+// was by integrated authentication (S1), is not lost when the device comes without it.
+func (d *Device) take(n *newcomer, settings Settings) {
+	old, record := d.Record, n.record
+	record.SMSID = d.ClientID
+	record.keepNewer(old)
+	if record.HardwareID1 == "" || n.stale(d.Updated) {
+		record.HardwareID1 = old.HardwareID1
+	}
+	switch {
+	case n.identity != "" && (n.own || d.Proved == "" || d.Proved == n.identity):
+		d.Proved = n.identity
+	case old.IsIntegratedAuth:
+		record.Identity, record.IsIntegratedAuth, record.ApprovalMethod = old.Identity, true, old.ApprovalMethod
+	}
+	d.Record = record
+}
+
+// staleAfter is how much older than the last change a message must say it is, to be a copy: some clients send local time as UTC (protocol.md 3.1).
+const staleAfter = 24 * time.Hour
+
+// stale reports whether the request is an old one sent again, by its own signed time. Whoever recorded it must not be able to bring back a former
+// hardware id, which would look like a key on two computers.
+func (n *newcomer) stale(changed time.Time) bool {
+	sent, err := time.Parse(time.RFC3339, n.request.TimeStamp)
+	return err == nil && sent.Add(staleAfter).Before(changed)
+}
+
+// tell adds an event that is noted when the registration is kept; without a code there is none.
+func (n *newcomer) tell(code catalog.Code, subject ccm.ClientID, format string, arguments ...any) {
+	if code != "" {
+		n.events = append(n.events, Event{Code: string(code), Subject: string(subject), Detail: fmt.Sprintf(format, arguments...)})
+	}
 }
 
 // keepNewer keeps the registered certificates where the message's are missing or older: whoever recorded an earlier registration of the device must
@@ -307,18 +409,25 @@ func unclaimed(tx Tx, id ccm.ClientID) (bool, error) {
 
 // approve gathers the evidence and decides.
 func (s *Site) approve(tx Tx, caller Caller, n *newcomer, now time.Time) (Approval, error) {
-	e := evidence{method: caller.Method, bulkID: caller.BulkID, weakKey: n.weak, ceiling: caller.Ceiling, approval: s.Settings().Approval}
+	settings := s.Settings()
+	e := evidence{method: caller.Method, bulkID: caller.BulkID, weakKey: n.weak, ceiling: caller.Ceiling, approval: settings.ApprovalAt(now),
+		netbios: n.record.NetbiosName, fqdn: n.record.FQDName}
 	if caller.Method == proof.CCMToken && caller.BulkID != "" {
 		e.method = proof.BulkToken // the register-scoped token stands for the bulk token that it was got with
 	}
-	if hardware := n.record.HardwareID1; hardware != "" {
+	if caller.Method == proof.Kerberos && caller.Ticket != nil {
+		e.ticket, e.realm = caller.Ticket, settings.Realm(caller.Ticket.Realm)
+	}
+	if hardware := n.record.HardwareID1; hardware != "" && !settings.sharedHardware(n.record) {
 		twin, err := tx.BlockedHardware(hardware)
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return Approval{}, err
 		}
 		e.blocked = twin
 	}
-	status, level, name := decide(e)
+	n.identity, n.own = e.identity()
+	decided := decide(e)
+	n.code = decided.code
 	facts := map[string]string{"key": string(n.key)}
 	for label, value := range map[string]string{
 		"bulk-token": e.bulkID, "account": caller.Account, "realm": caller.Realm, "tenant": caller.Tenant, "entra-device": caller.Device,
@@ -328,7 +437,28 @@ func (s *Site) approve(tx Tx, caller Caller, n *newcomer, now time.Time) (Approv
 			facts[label] = value
 		}
 	}
-	return Approval{Status: status, Level: level, Method: e.method, Rule: name, Evidence: facts, By: actorSite, At: now}, nil
+	if e.ticket != nil {
+		addTicket(facts, e)
+	}
+	if decided.name == ruleEveryone {
+		facts["everyone-until"] = settings.EveryoneUntil.Format(time.RFC3339)
+	}
+	return Approval{Status: decided.status, Level: decided.level, Method: e.method, Rule: decided.name, Evidence: facts, By: actorSite, At: now}, nil
+}
+
+// addTicket keeps what a ticket proved.
+func addTicket(facts map[string]string, e evidence) {
+	t := e.ticket
+	yesNo := map[bool]string{true: "yes", false: "no"}
+	for label, value := range map[string]string{
+		"account": t.Account, "realm": t.Realm, "domain": t.Domain, "sid": t.SID, "service": t.Service, "key-version": strconv.Itoa(t.KeyVersion),
+		"encryption-type": strconv.Itoa(t.EncryptionType), "pac": yesNo[t.PAC], "transited": strings.Join(t.Transited, " "),
+		"own-computer-account": yesNo[e.account() == ""],
+	} {
+		if value != "" {
+			facts[label] = value
+		}
+	}
 }
 
 func trustOf(d Device) map[string]string {
@@ -338,17 +468,19 @@ func trustOf(d Device) map[string]string {
 	}
 }
 
-func (s *Site) noteRegistration(caller Caller, owner ccm.ClientID, out Registration) {
+func (s *Site) noteRegistration(caller Caller, seen newcomerEvents, out Registration) {
 	s.Seen(out.Device.ClientID)
-	if owner != "" {
-		s.Note(Event{
-			Code: string(catalog.RegistrationIDTaken), Kind: "registration", Subject: string(out.Device.ClientID), Address: caller.Address, TraceID: caller.RequestID,
-			Detail: fmt.Sprintf("asked for %s, which another key owns; is %s", owner, out.Device.ClientID),
-		})
+	if seen.owner != "" && out.Device.ClientID != seen.owner {
+		seen.events = append(seen.events, Event{Code: string(catalog.RegistrationIDTaken), Subject: string(out.Device.ClientID),
+			Detail: fmt.Sprintf("asked for %s, which another key owns; is %s", seen.owner, out.Device.ClientID)})
 	}
 	if out.New {
-		s.Note(Event{Kind: "registration", Subject: string(out.Device.ClientID), Address: caller.Address, TraceID: caller.RequestID,
-			Detail: fmt.Sprintf("registered, approval status %d, level %s, rule %s", out.Device.Approval.Status, out.Device.Approval.Level, out.Device.Approval.Rule)})
+		a := out.Device.Approval
+		seen.events = append(seen.events, Event{Subject: string(out.Device.ClientID), Detail: fmt.Sprintf("registered, approval status %d, level %s, rule %s", a.Status, a.Level, a.Rule)})
+	}
+	for _, e := range seen.events {
+		e.Kind, e.Address, e.TraceID = "registration", caller.Address, caller.RequestID
+		s.Note(e)
 	}
 }
 
@@ -377,7 +509,7 @@ func (s *Site) Confirm(ctx context.Context, caller Caller, request *ccm.Registra
 	case caller.Key != "" && caller.Key != device.Key:
 		return Registration{}, catalog.Errorf(catalog.RegistrationOtherKey, "the confirmation was signed with key %s but its token or certificate belongs to key %s", device.Key, caller.Key)
 	case device.Blocked():
-		return Registration{}, catalog.Errorf(catalog.DeviceBlocked, "device %s is blocked", device.ClientID)
+		return Registration{}, device.Refused()
 	}
 	s.Seen(device.ClientID)
 	return Registration{Device: device}, nil

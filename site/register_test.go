@@ -208,6 +208,10 @@ func contestedID(t *testing.T, w *world) {
 	if list, err := w.Devices(t.Context(), site.DeviceFilter{}); err != nil || len(list) != n {
 		t.Errorf("%d devices, %v, want %d", len(list), err, n)
 	}
+	conflicts := w.conflicts(t, site.ConflictFilter{Kind: site.ConflictClientID, Device: wanted})
+	if len(conflicts) != n-1 || conflicts[0].State != site.ConflictNew {
+		t.Errorf("%d conflicts, want %d", len(conflicts), n-1)
+	}
 	if _, err := w.VerifyTrustLog(t.Context()); err != nil {
 		t.Error(err)
 	}

@@ -4,13 +4,17 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"postern/catalog"
 	"postern/ccm"
+	"postern/proof"
 )
 
 // ApprovalMode is the site setting for devices that prove more than their own key (product.md 2.7).
@@ -20,15 +24,69 @@ type ApprovalMode string
 const (
 	ApproveManually       ApprovalMode = "manual"
 	ApproveTrustedDomains ApprovalMode = "trusted-domains" // the default
+	ApproveEveryone       ApprovalMode = "everyone"        // until [Settings.EveryoneUntil]
+)
+
+// ConflictResolution is the site setting for twins that no proof tells apart (product.md 2.9).
+type ConflictResolution string
+
+// The ways to resolve a conflict, as the field names them.
+const (
+	ResolveAutomatically ConflictResolution = "automatic" // the default: both stay, each with what its own proof gives
+	ResolveManually      ConflictResolution = "manual"    // the newcomer waits for a person
 )
 
 // Settings are the site's settings that devices feel. They lie in the store, so that every node has the same.
 type Settings struct {
-	SiteCode    ccm.SiteCode
-	Approval    ApprovalMode
-	LegacyKeys  bool // accept RSA below 2048 bits and SHA-1 signatures, at level known (C75)
-	AES256      bool // EnvelopedData with AES-256-CBC instead of 3DES; oldest clients cannot read it
-	BuildNumber string
+	SiteCode       ccm.SiteCode
+	Approval       ApprovalMode // as set; [Settings.ApprovalAt] is what is in force
+	EveryoneUntil  time.Time    // with ApproveEveryone: its end
+	Realms         []proof.Realm
+	Conflicts      ConflictResolution
+	SharedHardware []string // hardware and SMBIOS ids and MAC addresses that many computers have
+	LegacyKeys     bool     // accept RSA below 2048 bits and SHA-1 signatures, at level known (C75)
+	AES256         bool     // EnvelopedData with AES-256-CBC instead of 3DES; oldest clients cannot read it
+	BuildNumber    string
+}
+
+// ApprovalAt returns the mode in force: everyone ends by itself, and the default follows.
+func (s Settings) ApprovalAt(now time.Time) ApprovalMode {
+	if s.Approval == ApproveEveryone && !now.Before(s.EveryoneUntil) {
+		return ApproveTrustedDomains
+	}
+	return s.Approval
+}
+
+// Realm returns what the site knows of a realm whose ticket was accepted: its entry in the list, or else what is usual.
+func (s Settings) Realm(name string) proof.Realm {
+	for _, r := range s.Realms {
+		if r.Name == name {
+			return r
+		}
+	}
+	return proof.NewRealm(name)
+}
+
+// Value returns a setting as [Site.Set] would take it.
+func (s Settings) Value(name string) string {
+	switch name {
+	case settingApproval:
+		if s.Approval == ApproveEveryone {
+			return string(s.Approval) + ":" + s.EveryoneUntil.Format(time.RFC3339)
+		}
+		return string(s.Approval)
+	case settingRealms:
+		return writeRealms(s.Realms)
+	case settingConflicts:
+		return string(s.Conflicts)
+	case settingShared:
+		return strings.Join(s.SharedHardware, ",")
+	case settingLegacy:
+		return strconv.FormatBool(s.LegacyKeys)
+	case settingAES256:
+		return strconv.FormatBool(s.AES256)
+	}
+	return ""
 }
 
 // Names of the settings in the store.
@@ -36,6 +94,9 @@ const (
 	settingSiteCode  = "site.code"
 	settingHierarchy = "site.hierarchy"
 	settingApproval  = "approval.mode"
+	settingRealms    = "approval.trusted-realms"
+	settingConflicts = "conflict.resolution"
+	settingShared    = "conflict.shared-hardware-ids"
 	settingLegacy    = "registration.legacy-keys"
 	settingAES256    = "policy.aes256"
 )
@@ -51,19 +112,47 @@ func readSettings(tx Tx) (settings Settings, hierarchy string, err error) {
 	if hierarchy, err = tx.Setting(settingHierarchy); err != nil {
 		return settings, "", err
 	}
-	settings = Settings{SiteCode: ccm.SiteCode(code), Approval: ApproveTrustedDomains, BuildNumber: buildNumber}
-	mode, err := optional(tx, settingApproval)
-	if err != nil {
-		return settings, "", err
+	settings = Settings{SiteCode: ccm.SiteCode(code), BuildNumber: buildNumber}
+	for _, name := range []string{settingApproval, settingRealms, settingConflicts, settingShared, settingLegacy, settingAES256} {
+		value, err := optional(tx, name)
+		if err != nil {
+			return settings, "", err
+		}
+		if err := settings.take(name, value); err != nil {
+			return settings, "", fmt.Errorf("setting %s: %w", name, err)
+		}
 	}
-	if mode != "" {
-		settings.Approval = ApprovalMode(mode)
+	return settings, hierarchy, nil
+}
+
+// take reads the stored value of a setting; "" is its default.
+func (s *Settings) take(name, value string) (err error) {
+	switch name {
+	case settingApproval:
+		mode, until, _ := strings.Cut(value, ":")
+		s.Approval = ApprovalMode(or(mode, string(ApproveTrustedDomains)))
+		if s.Approval == ApproveEveryone {
+			s.EveryoneUntil, err = time.Parse(time.RFC3339, until)
+		}
+	case settingRealms:
+		s.Realms, err = ParseRealms(value)
+	case settingConflicts:
+		s.Conflicts = ConflictResolution(or(value, string(ResolveAutomatically)))
+	case settingShared:
+		s.SharedHardware = splitList(value)
+	case settingLegacy:
+		s.LegacyKeys, err = strconv.ParseBool(or(value, "false"))
+	case settingAES256:
+		s.AES256, err = strconv.ParseBool(or(value, "false"))
 	}
-	if settings.LegacyKeys, err = optionalBool(tx, settingLegacy); err != nil {
-		return settings, "", err
+	return err
+}
+
+func or(value, fallback string) string {
+	if value == "" {
+		return fallback
 	}
-	settings.AES256, err = optionalBool(tx, settingAES256)
-	return settings, hierarchy, err
+	return value
 }
 
 func optional(tx Tx, name string) (string, error) {
@@ -72,14 +161,6 @@ func optional(tx Tx, name string) (string, error) {
 		return "", nil
 	}
 	return value, err
-}
-
-func optionalBool(tx Tx, name string) (bool, error) {
-	value, err := optional(tx, name)
-	if err != nil || value == "" {
-		return false, err
-	}
-	return strconv.ParseBool(value)
 }
 
 func defaults(c *Config) {
@@ -100,18 +181,22 @@ type SettingName struct{ Name, Meaning string }
 // SettingNames lists the settings that a person may change.
 func SettingNames() []SettingName {
 	return []SettingName{
-		{settingApproval, "manual or trusted-domains (default): who is approved without a person"},
+		{settingApproval, "manual, trusted-domains (default), or everyone with its end, as everyone:8h or everyone:2026-12-01T18:00:00Z: who is approved without a person"},
+		{settingRealms, "REALM[=DOMAIN][;dns-suffix...],...: Kerberos realms, besides those of the keytab, whose computers are trusted"},
+		{settingConflicts, "automatic (default) or manual: whether a device that may be a twin waits for a person"},
+		{settingShared, "ID,ID,...: hardware ids, SMBIOS ids and MAC addresses that many computers have, never taken for one computer"},
 		{settingLegacy, "true or false (default): accept keys and signatures of 2007, at level known"},
 		{settingAES256, "true or false (default): seal secrets with AES-256 instead of 3DES; the oldest clients cannot read that"},
 	}
 }
 
-// Set changes a setting of the site.
+// Set changes a setting of the site. What is kept is the value's canonical form: see [Settings.Value].
 func (s *Site) Set(ctx context.Context, name, value, by string) error {
-	if err := checkSetting(name, value); err != nil {
+	value, err := canonicalSetting(name, value, s.time())
+	if err != nil {
 		return err
 	}
-	err := s.store.Update(ctx, func(tx Tx) error {
+	err = s.store.Update(ctx, func(tx Tx) error {
 		if err := tx.PutSetting(name, value); err != nil {
 			return err
 		}
@@ -123,19 +208,95 @@ func (s *Site) Set(ctx context.Context, name, value, by string) error {
 	return s.Refresh(ctx) // the site state holds no settings, so its epoch stays
 }
 
-func checkSetting(name, value string) error {
-	_, notBool := strconv.ParseBool(value)
+// canonicalSetting checks a value and returns it as it is kept.
+func canonicalSetting(name, value string, now time.Time) (string, error) {
 	switch name {
 	case settingApproval:
-		if m := ApprovalMode(value); m != ApproveManually && m != ApproveTrustedDomains {
-			return catalog.Errorf(catalog.InvalidArgument, "%s is %q; give %s or %s", name, value, ApproveManually, ApproveTrustedDomains)
-		}
+		return canonicalMode(value, now)
+	case settingRealms:
+		realms, err := ParseRealms(value)
+		return writeRealms(realms), err
+	case settingConflicts:
+		return oneOf(name, value, string(ResolveAutomatically), string(ResolveManually))
+	case settingShared:
+		return canonicalShared(value)
 	case settingLegacy, settingAES256:
-		if notBool != nil {
-			return catalog.Errorf(catalog.InvalidArgument, "%s is %q; give true or false", name, value)
+		on, err := strconv.ParseBool(value)
+		if err != nil {
+			return "", catalog.Errorf(catalog.InvalidArgument, "%s is %q; give true or false", name, value)
 		}
-	default:
-		return catalog.Errorf(catalog.InvalidArgument, "there is no setting %q; `postern site set --help` lists them", name)
+		return strconv.FormatBool(on), nil
 	}
-	return nil
+	return "", catalog.Errorf(catalog.InvalidArgument, "there is no setting %q; `postern site set --help` lists them", name)
+}
+
+func oneOf(name, value string, allowed ...string) (string, error) {
+	if slices.Contains(allowed, value) {
+		return value, nil
+	}
+	return "", catalog.Errorf(catalog.InvalidArgument, "%s is %q; give %s", name, value, strings.Join(allowed, " or "))
+}
+
+// canonicalMode reads an approval mode. Everyone needs an end, as a time or as a duration from now.
+func canonicalMode(value string, now time.Time) (string, error) {
+	mode, end, _ := strings.Cut(value, ":")
+	if ApprovalMode(mode) != ApproveEveryone {
+		return oneOf(settingApproval, value, string(ApproveManually), string(ApproveTrustedDomains), string(ApproveEveryone)+":END")
+	}
+	until, err := time.Parse(time.RFC3339, end)
+	if span, notSpan := time.ParseDuration(end); notSpan == nil {
+		until, err = now.Add(span), nil
+	}
+	switch {
+	case end == "":
+		return "", catalog.Errorf(catalog.EveryoneWithoutEnd, "approval.mode everyone lets anybody in; say when it ends: everyone:8h, or everyone:%s", now.Add(8*time.Hour).Format(time.RFC3339))
+	case err != nil:
+		return "", catalog.Errorf(catalog.EveryoneWithoutEnd, "%q is neither a time like %s nor a duration like 8h", end, now.Add(8*time.Hour).Format(time.RFC3339))
+	case !until.After(now):
+		return "", catalog.Errorf(catalog.EveryoneWithoutEnd, "%s is not in the future; the time here is %s", until.UTC().Format(time.RFC3339), now.Format(time.RFC3339))
+	}
+	return mode + ":" + until.UTC().Format(time.RFC3339), nil
+}
+
+// splitList splits at commas and drops what is empty.
+func splitList(value string) (list []string) {
+	for item := range strings.SplitSeq(value, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			list = append(list, item)
+		}
+	}
+	return list
+}
+
+const maxShared = 1000
+
+// canonicalShared reads the list of shared ids: sorted, each once.
+func canonicalShared(value string) (string, error) {
+	list := splitList(value)
+	for _, id := range list {
+		if len(id) > maxAttribute || strings.ContainsFunc(id, unprintable) {
+			return "", catalog.Errorf(catalog.InvalidArgument, "%s holds %+.40q, which is too long or cannot be shown", settingShared, id)
+		}
+	}
+	slices.Sort(list)
+	if list = slices.Compact(list); len(list) > maxShared {
+		return "", catalog.Errorf(catalog.InvalidArgument, "%s has %d ids; at most %d are allowed", settingShared, len(list), maxShared)
+	}
+	return strings.Join(list, ","), nil
+}
+
+// shared reports whether an id is listed as one that many computers have; case and the separators of MAC addresses do not matter.
+func (s Settings) shared(id string) bool {
+	return id != "" && slices.ContainsFunc(s.SharedHardware, func(listed string) bool { return plainID(listed) == plainID(id) })
+}
+
+// sharedHardware reports whether nothing may be concluded from a record's hardware id: it is listed itself, or the SMBIOS id is, from which clients
+// make it. A MAC address is never matched, so a listed one only counts as no likeness.
+func (s Settings) sharedHardware(r Record) bool {
+	return s.shared(r.HardwareID1) || s.shared(r.SMBIOSID)
+}
+
+// plainID is an id without what people and programs write differently.
+func plainID(id string) string {
+	return strings.ToUpper(strings.NewReplacer(":", "", "-", "", ".", "", "{", "", "}", "").Replace(id))
 }

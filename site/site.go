@@ -65,6 +65,7 @@ type snapshot struct {
 	connectors []Connector
 	blockedBy  map[string]bool // tracked ids of blocked bulk tokens
 	blockedKey map[proof.KeyThumbprint]bool
+	replaced   map[proof.KeyThumbprint]ccm.ClientID // keys of obsolete devices and former keys, with what replaced them
 	state      token.SiteState
 }
 
@@ -195,7 +196,8 @@ func readBlocks(tx Tx, next *snapshot) error {
 	for _, key := range keys {
 		next.blockedKey[key] = true
 	}
-	return nil
+	next.replaced, err = tx.ReplacedKeys()
+	return err
 }
 
 // Settings returns the site's settings.
@@ -230,6 +232,9 @@ func (s *Site) Revoked(c token.Claims) error {
 	}
 	if now.blockedKey[c.Key] {
 		return catalog.Errorf(catalog.KeyBlocked, "the device with key %s is blocked", c.Key)
+	}
+	if by, replaced := now.replaced[c.Key]; replaced {
+		return obsoleteError(by)
 	}
 	return nil
 }

@@ -42,7 +42,9 @@ func (now *snapshot) siteState(epoch uint64) token.SiteState {
 		}
 	}
 	state.BlockedTokens = slices.Sorted(maps.Keys(now.blockedBy))
-	state.BlockedKeys = slices.SortedFunc(maps.Keys(now.blockedKey), func(a, b proof.KeyThumbprint) int { return compare(a, b) })
+	keys := slices.AppendSeq(slices.Collect(maps.Keys(now.blockedKey)), maps.Keys(now.replaced))
+	slices.SortFunc(keys, compare)
+	state.BlockedKeys = slices.Compact(keys)
 	slices.Sort(state.BlockedCertificates)
 	return state
 }

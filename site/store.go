@@ -31,7 +31,7 @@ type Store interface {
 	Update(ctx context.Context, change func(Tx) error) error
 
 	// Remember records id until the given time and reports whether it was new. Nodes that share a database share the memory.
-	// It need not survive a restart of a database that only one process uses.
+	// It need not survive a restart of a database that only one process uses. A change writes to the same memory with [Uses.NoteUse].
 	Remember(ctx context.Context, id string, until time.Time) (fresh bool, err error)
 
 	// Changes returns a channel that receives after commits of this or any other process on the same database. Bursts may
@@ -51,27 +51,43 @@ type Tx interface {
 	Keys
 	Peers
 	Journal
+	Conflicts
+	Uses
 }
 
 // Devices keeps registered devices. Client id and key are each unique.
 type Devices interface {
-	Device(id ccm.ClientID) (Device, error)                  // ErrNotFound
-	DeviceByKey(key proof.KeyThumbprint) (Device, error)     // ErrNotFound
-	Devices(filter DeviceFilter) ([]Device, error)           // by creation time, then client id
-	BlockedHardware(hardwareID string) (ccm.ClientID, error) // a blocked device with that HardwareID1, or ErrNotFound
-	BlockedKeys() ([]proof.KeyThumbprint, error)             // keys of all blocked devices, sorted
-	PutDevice(d Device) error                                // insert or replace by client id; ErrExists when another client id has the key
-	TouchDevice(id ccm.ClientID, seen time.Time) error       // moves LastSeen forward only; no error when absent
+	Device(id ccm.ClientID) (Device, error)                                    // ErrNotFound
+	DeviceByKey(key proof.KeyThumbprint) (Device, error)                       // ErrNotFound
+	Devices(filter DeviceFilter) ([]Device, error)                             // by creation time, then client id
+	DevicesByHardware(hardwareID string, limit int) ([]Device, error)          // the oldest with that HardwareID1 that are not obsolete; none for ""
+	BlockedHardware(hardwareID string) (ccm.ClientID, error)                   // a blocked device with that HardwareID1, or ErrNotFound
+	BlockedKeys() ([]proof.KeyThumbprint, error)                               // keys of all blocked devices, sorted
+	ReplacedKeys() (map[proof.KeyThumbprint]ccm.ClientID, error)               // keys of obsolete devices and former keys, with the device that replaced them
+	FormerKey(key proof.KeyThumbprint) (ccm.ClientID, error)                   // the device that had the key before it got another, or ErrNotFound
+	PutFormerKey(key proof.KeyThumbprint, id ccm.ClientID, at time.Time) error // no error when it is there
+	PutDevice(d Device) error                                                  // insert or replace by client id; ErrExists when another client id has the key
+	DeleteDevice(id ccm.ClientID) error                                        // and what targets it alone; no error when absent
+	TouchDevice(id ccm.ClientID, seen time.Time) error                         // moves LastSeen forward only; no error when absent
 }
 
 // DeviceFilter narrows [Devices.Devices]. Zero values narrow nothing.
 type DeviceFilter struct {
-	Name    string // NetBIOS name or FQDN, case-insensitive, exact
-	Status  *ccm.ApprovalStatus
-	Level   *proof.Level
-	Blocked *bool
-	After   ccm.ClientID // continue after this one
-	Limit   int          // 0 = no limit
+	Name       string // NetBIOS name or FQDN, case-insensitive, exact
+	NameLike   string // NetBIOS name or FQDN, case-insensitive; * stands for any text, ? for any character
+	Domain     string // DNS domain of the FQDN, on label boundary, case-insensitive
+	Realm      string // of the identity that it has proved, case-insensitive
+	Method     proof.Method
+	Status     *ccm.ApprovalStatus
+	Level      *proof.Level
+	Blocked    *bool // by a person
+	Obsolete   *bool
+	Held       *bool        // by a waiting conflict
+	Since      time.Time    // registered then or later
+	Before     time.Time    // registered before
+	SeenBefore time.Time    // last seen before
+	After      ccm.ClientID // continue after this one
+	Limit      int          // 0 = no limit
 }
 
 // Reservations keeps the client ids promised to keys that have not registered yet. Key and client id are each unique.
@@ -138,4 +154,28 @@ type Journal interface {
 	AddEvents(events []Event) error
 	Events(filter EventFilter) ([]Event, error)                  // newest first
 	DeleteEventsBefore(t time.Time, keep int) (n int, err error) // keeps at most the newest keep
+}
+
+// Conflicts keeps what looked like one computer with two records, or one key on two computers.
+type Conflicts interface {
+	Conflict(id string) (Conflict, error)                                              // ErrNotFound
+	LastConflict(kind ConflictKind, newcomer, existing ccm.ClientID) (Conflict, error) // the newest of that pair, or ErrNotFound
+	Conflicts(filter ConflictFilter) ([]Conflict, error)                               // the newest first, then by id
+	PutConflict(c Conflict) error                                                      // insert or replace by id
+}
+
+// ConflictFilter narrows [Conflicts.Conflicts]. Zero values narrow nothing.
+type ConflictFilter struct {
+	Kind   ConflictKind
+	State  ConflictState
+	Device ccm.ClientID // newcomer or existing
+	After  string       // continue after the conflict with this id
+	Limit  int          // 0 = no limit
+}
+
+// Uses keeps what may be used once: it is the memory of [Store.Remember], written by a change.
+type Uses interface {
+	// NoteUse notes id until the given time, or returns ErrExists when it has been noted or remembered and that time is not over. A change that is
+	// undone leaves no note. Notes survive a restart.
+	NoteUse(id string, until time.Time) error
 }

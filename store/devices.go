@@ -11,7 +11,7 @@ import (
 )
 
 // deviceColumns are the columns of a device: its identity, the fields of the stored procedure (protocol.md 3.7), the approval with its
-// evidence, the block, and the times.
+// evidence, the block, the times, and what tells it from its twins.
 func deviceColumns() []string {
 	return []string{
 		"client_id", "key_thumbprint",
@@ -22,12 +22,14 @@ func deviceColumns() []string {
 		"approval_status", "approval_level", "approval_proof", "approval_rule", "approval_evidence", "approval_by", "approval_why", "approval_at",
 		"blocked", "blocked_by", "blocked_why", "blocked_at",
 		"created", "updated", "last_seen",
+		"proved", "conflict_id", "obsolete_by", "obsolete_why", "obsolete_at",
 	}
 }
 
 // A name is also kept folded, so that both databases compare it alike in any alphabet.
 var (
 	selectDevice = selection("devices", deviceColumns()...)
+	putFormerKey = insertNew("former_keys", "key_thumbprint", "client_id", "since")
 	putDevice    = upsert("devices", 1, append(deviceColumns(), "netbios_folded", "fqd_folded")...)
 )
 
@@ -43,6 +45,7 @@ func scanDevice(r row, d *site.Device) error {
 		&a.Status, &a.Level, &a.Method, &a.Rule, objectTo[map[string]string]{&a.Evidence}, &a.By, &a.Why, instant{&a.At},
 		&b.Blocked, &b.By, &b.Why, instant{&b.At},
 		instant{&d.Created}, instant{&d.Updated}, instant{&d.LastSeen},
+		&d.Proved, &d.Conflict, &d.Obsolete.By, &d.Obsolete.Why, instant{&d.Obsolete.At},
 	)
 	if oneCertificate {
 		c.EncKey = bytes.Clone(c.Certificate)
@@ -61,7 +64,7 @@ func (t *tx) Device(id ccm.ClientID) (site.Device, error) {
 }
 
 // DeviceByKey implements site.Devices. A change mostly asks in order to register a new device: there it looks first whether there is one, because
-// a query for forty-five columns costs something even when it finds nothing.
+// a query for fifty columns costs something even when it finds nothing.
 func (t *tx) DeviceByKey(key proof.KeyThumbprint) (site.Device, error) {
 	if !t.readOnly {
 		if _, err := t.owner(key); err != nil {
@@ -102,9 +105,26 @@ func (t *tx) owner(key proof.KeyThumbprint) (id ccm.ClientID, err error) {
 
 // Devices implements site.Devices.
 func (t *tx) Devices(f site.DeviceFilter) ([]site.Device, error) {
-	var w where
+	w := deviceWhere(f)
+	tail := w.ordered("created, client_id", f.Limit)
+	return many(t, selectDevice+tail, scanDevice, w.args...)
+}
+
+func deviceWhere(f site.DeviceFilter) (w where) {
 	if f.Name != "" {
 		w.and("(netbios_folded = ? or fqd_folded = ?)", fold(f.Name))
+	}
+	if f.NameLike != "" {
+		w.and("(netbios_folded like ? escape '!' or fqd_folded like ? escape '!')", glob(fold(f.NameLike)))
+	}
+	if f.Domain != "" {
+		w.and("fqd_folded like ? escape '!'", "%."+literal(fold(strings.Trim(f.Domain, "."))))
+	}
+	if f.Realm != "" {
+		w.and("lower(proved) like ? escape '!'", "%@"+literal(strings.ToLower(f.Realm)))
+	}
+	if f.Method != "" {
+		w.and("approval_proof = ?", string(f.Method))
 	}
 	if f.Status != nil {
 		w.and("approval_status = ?", int64(*f.Status))
@@ -115,11 +135,67 @@ func (t *tx) Devices(f site.DeviceFilter) ([]site.Device, error) {
 	if f.Blocked != nil {
 		w.and("blocked = ?", *f.Blocked)
 	}
+	w.filled("obsolete_by", f.Obsolete)
+	w.filled("conflict_id", f.Held)
+	w.time("created >= ?", f.Since)
+	w.time("created < ?", f.Before)
+	w.time("last_seen < ?", f.SeenBefore)
 	if f.After != "" {
 		w.and("(created, client_id) > (select created, client_id from devices where client_id = ?)", string(f.After))
 	}
-	tail := w.ordered("created, client_id", f.Limit)
-	return many(t, selectDevice+tail, scanDevice, w.args...)
+	return w
+}
+
+// filled asks whether a text column holds something.
+func (w *where) filled(column string, wanted *bool) {
+	switch {
+	case wanted == nil:
+	case *wanted:
+		w.parts = append(w.parts, column+" <> ''")
+	default:
+		w.parts = append(w.parts, column+" = ''")
+	}
+}
+
+// time adds a condition on a time unless that is zero.
+func (w *where) time(fragment string, at time.Time) {
+	if !at.IsZero() {
+		w.and(fragment, micros(at))
+	}
+}
+
+// literal is text for a like pattern in which nothing stands for something else.
+func literal(text string) string {
+	return strings.NewReplacer("!", "!!", "%", "!%", "_", "!_").Replace(text)
+}
+
+// glob is a like pattern from one with * and ?.
+func glob(pattern string) string {
+	return strings.NewReplacer("*", "%", "?", "_").Replace(literal(pattern))
+}
+
+// sameHardware finds the oldest current devices with a hardware id. The index holds the end of the id only (PostgreSQL takes substr from -8 as the
+// whole), and of ids with one end the 64 oldest are looked at, so that made-up ones cost nothing.
+const sameHardware = `select client_id from (
+	select client_id, hardware_id1, created from devices
+	where substr(hardware_id1, -8) = substr($1, -8) and hardware_id1 <> '' and obsolete_by = '' order by created limit 64
+) as alike where hardware_id1 = $2 order by created limit $3`
+
+// DevicesByHardware implements site.Devices. It finds client ids first: mostly there is none, and a query for fifty columns costs something.
+func (t *tx) DevicesByHardware(hardwareID string, limit int) ([]site.Device, error) {
+	if hardwareID == "" {
+		return nil, nil
+	}
+	ids, err := many(t, sameHardware, value[ccm.ClientID], hardwareID, hardwareID, limitOf(limit))
+	devices := make([]site.Device, 0, len(ids))
+	for _, id := range ids {
+		var d site.Device
+		if err == nil {
+			d, err = one(t, selectDevice+" where client_id = $1", scanDevice, string(id))
+		}
+		devices = append(devices, d)
+	}
+	return devices, err
 }
 
 // BlockedHardware implements site.Devices. An empty hardware id names no device. Every registration asks, and mostly no device at all is blocked.
@@ -153,6 +229,51 @@ func (t *tx) BlockedKeys() ([]proof.KeyThumbprint, error) {
 	return many(t, "select key_thumbprint from devices where blocked order by key_thumbprint", value[proof.KeyThumbprint])
 }
 
+// ReplacedKeys implements site.Devices.
+func (t *tx) ReplacedKeys() (map[proof.KeyThumbprint]ccm.ClientID, error) {
+	replaced := map[proof.KeyThumbprint]ccm.ClientID{}
+	const query = "select key_thumbprint, obsolete_by from devices where obsolete_by <> '' union all select key_thumbprint, client_id from former_keys"
+	return replaced, t.query(query, nil, func(r row) error {
+		var key proof.KeyThumbprint
+		var by ccm.ClientID
+		err := r.Scan(&key, &by)
+		replaced[key] = by
+		return err
+	})
+}
+
+// FormerKey implements site.Devices. Every new device asks, and mostly no key is a former one.
+func (t *tx) FormerKey(key proof.KeyThumbprint) (ccm.ClientID, error) {
+	if !t.lore.formerKnown && t.failed == nil {
+		_, err := one(t, "select 1 from former_keys limit 1", value[int64])
+		if err != nil && err != site.ErrNotFound {
+			return "", err
+		}
+		t.lore.formerKnown, t.lore.someFormer = true, err == nil
+	}
+	if t.failed == nil && !t.lore.someFormer {
+		return "", site.ErrNotFound
+	}
+	return one(t, "select client_id from former_keys where key_thumbprint = $1", value[ccm.ClientID], string(key))
+}
+
+// PutFormerKey implements site.Devices.
+func (t *tx) PutFormerKey(key proof.KeyThumbprint, id ccm.ClientID, at time.Time) error {
+	t.lore.formerKnown, t.lore.someFormer = true, true
+	_, err := t.exec(putFormerKey, string(key), string(id), micros(at))
+	return err
+}
+
+// DeleteDevice implements site.Devices.
+func (t *tx) DeleteDevice(id ccm.ClientID) error {
+	t.newKey = ""
+	if _, err := t.exec("delete from policy_targets where client_id = $1", string(id)); err != nil {
+		return err
+	}
+	_, err := t.exec("delete from devices where client_id = $1", string(id))
+	return err
+}
+
 // PutDevice implements site.Devices.
 func (t *tx) PutDevice(d site.Device) error {
 	owner, err := t.owner(d.Key)
@@ -182,6 +303,7 @@ func (t *tx) PutDevice(d site.Device) error {
 		int64(a.Status), int64(a.Level), string(a.Method), a.Rule, evidence, a.By, a.Why, micros(a.At),
 		b.Blocked, b.By, b.Why, micros(b.At),
 		micros(d.Created), micros(d.Updated), micros(d.LastSeen),
+		d.Proved, d.Conflict, string(d.Obsolete.By), d.Obsolete.Why, micros(d.Obsolete.At),
 		fold(c.NetbiosName), fold(c.FQDName),
 	)
 	return err

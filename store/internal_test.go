@@ -26,15 +26,33 @@ func openFile(t testing.TB, path string, files fs.FS) (*Store, error) {
 	return s, err
 }
 
-// later returns the migrations of a later version, whose second step is the given SQL.
+// later returns the migrations of a later version, whose last step is the given SQL.
 func later(t testing.TB, step string) fs.FS {
 	t.Helper()
-	const first = "migrations/sqlite/00001_first_light.sql"
-	text, err := fs.ReadFile(migrations, first)
+	const folder = "migrations/sqlite"
+	known, err := fs.ReadDir(migrations, folder)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fstest.MapFS{first: {Data: text}, "migrations/sqlite/00002_later.sql": {Data: []byte("-- +goose Up\n" + step)}}
+	files := fstest.MapFS{folder + "/99999_later.sql": {Data: []byte("-- +goose Up\n" + step)}}
+	for _, entry := range known {
+		text, err := fs.ReadFile(migrations, folder+"/"+entry.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[folder+"/"+entry.Name()] = &fstest.MapFile{Data: text}
+	}
+	return files
+}
+
+// present is the version of the schema that this binary makes.
+func present(t testing.TB) int64 {
+	t.Helper()
+	known, err := fs.ReadDir(migrations, "migrations/sqlite")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int64(len(known))
 }
 
 func setting(t testing.TB, s *Store, name string) string {
@@ -82,7 +100,7 @@ func TestBackupBeforeMigration(t *testing.T) {
 		t.Errorf("after the migration: %q", got)
 	}
 	s.Close()
-	if len(copies()) != 1 || !strings.HasPrefix(copies()[0], path+".bak-1-") {
+	if len(copies()) != 1 || !strings.HasPrefix(copies()[0], fmt.Sprintf("%s.bak-%d-", path, present(t))) {
 		t.Fatalf("copies: %q", copies())
 	}
 	if _, err := openFile(t, path, migrations); catalog.CodeOf(err) != catalog.StoreNewerSchema {
@@ -117,7 +135,7 @@ func TestNoMigrationWithoutBackup(t *testing.T) {
 	if err := migrate(t.Context(), migrator, func(int64) error { return full }); !errors.Is(err, full) {
 		t.Errorf("migrate: %v", err)
 	}
-	if version, err := migrator.GetDBVersion(t.Context()); version != 1 || err != nil {
+	if version, err := migrator.GetDBVersion(t.Context()); version != present(t) || err != nil {
 		t.Errorf("version %d, %v; want 1", version, err)
 	}
 }

@@ -17,7 +17,7 @@ type memory struct {
 	now   func() time.Time
 
 	mu    sync.Mutex
-	known map[fingerprint]struct{}
+	known map[fingerprint]int64 // until when
 	order expiries
 }
 
@@ -38,11 +38,14 @@ type expiry struct {
 }
 
 func newMemory(limit int, now func() time.Time) *memory {
-	return &memory{limit: limit, now: now, known: make(map[fingerprint]struct{})}
+	return &memory{limit: limit, now: now, known: make(map[fingerprint]int64)}
 }
 
 func (m *memory) remember(id string, until time.Time) (bool, error) {
-	key := fingerprintOf(id)
+	return m.note(fingerprintOf(id), until)
+}
+
+func (m *memory) note(key fingerprint, until time.Time) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.forget(m.now().UnixMicro())
@@ -52,15 +55,24 @@ func (m *memory) remember(id string, until time.Time) (bool, error) {
 	if len(m.known) >= m.limit {
 		return false, catalog.Wrap(catalog.ReplayMemoryFull, site.ErrUnavailable, "too many requests in a short time")
 	}
-	m.known[key] = struct{}{}
+	m.known[key] = until.UnixMicro()
 	heap.Push(&m.order, expiry{key, until.UnixMicro()})
 	return true, nil
+}
+
+// drop takes back a note whose change was undone. Its expiry stays in the order and later finds nothing.
+func (m *memory) drop(key fingerprint) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.known, key)
 }
 
 // forget drops what has expired.
 func (m *memory) forget(now int64) {
 	for len(m.order) > 0 && m.order[0].until < now {
-		delete(m.known, heap.Pop(&m.order).(expiry).id)
+		if e := heap.Pop(&m.order).(expiry); m.known[e.id] == e.until { // else it was taken back, and perhaps noted again
+			delete(m.known, e.id)
+		}
 	}
 }
 

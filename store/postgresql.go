@@ -49,7 +49,7 @@ func OpenPostgreSQL(ctx context.Context, dsn string, o Options) (*Store, error) 
 		return nil, errors.Join(err, b.close())
 	}
 	node := rand.Text()
-	b.writer = &postgresSession{config: config.ConnConfig, node: node}
+	b.writer = &postgresSession{config: config.ConnConfig, node: node, now: o.Now}
 	s := &Store{backend: b, changes: newSubscribers()}
 	s.writer = newWriter(b.writer, o.GroupSize, s.changes.notify)
 	go s.writer.loop()
@@ -150,13 +150,12 @@ func viewError(ctx context.Context, err error) error {
 
 // remember keeps ids in a table that all nodes share. It does not wait for the disk: a crash of the server may forget the last half second.
 func (b *postgresBackend) remember(ctx context.Context, id string, until time.Time) (bool, error) {
-	const query = "insert into remembered (id, until) values ($1, $2) on conflict (id) do update set until = excluded.until where remembered.until < $3"
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	var batch pgx.Batch
 	batch.Queue("begin")
 	batch.Queue("set local synchronous_commit to off")
-	batch.Queue(query, fingerprintOf(id).String(), micros(until), micros(b.now()))
+	batch.Queue(noteUse, fingerprintOf(id).String(), micros(until), micros(b.now()))
 	batch.Queue("commit")
 	conn, err := b.pool.Acquire(ctx)
 	if err != nil {
@@ -188,7 +187,7 @@ func (b *postgresBackend) cleanup(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if _, err := b.pool.Exec(ctx, "delete from remembered where until < $1", micros(b.now())); err != nil && ctx.Err() == nil {
+		if _, err := b.pool.Exec(ctx, dropUses, micros(b.now())); err != nil && ctx.Err() == nil {
 			b.log.Warn("drop expired ids", "error", err)
 		}
 	}
@@ -248,6 +247,7 @@ func (b *postgresBackend) close() error {
 type postgresSession struct {
 	config *pgx.ConnConfig // nil in a view
 	node   string
+	now    func() time.Time
 	conn   *pgx.Conn
 	ctx    context.Context // of the transaction under way
 	cancel context.CancelFunc
@@ -365,6 +365,12 @@ func (c *postgresSession) query(query string, args []any, each func(row) error) 
 	}
 	rows.Close()
 	return postgresError(rows.Err(), c.conn.IsClosed())
+}
+
+// note implements session: in the table that [Store.Remember] uses, which all nodes share.
+func (c *postgresSession) note(id fingerprint, until time.Time) (bool, error) {
+	n, err := c.exec(noteUse, id.String(), micros(until), micros(c.now()))
+	return n > 0, err
 }
 
 func (c *postgresSession) close() {

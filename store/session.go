@@ -20,6 +20,8 @@ type session interface {
 	alive() bool // false when another try on this connection is pointless
 	exec(query string, args ...any) (affected int64, err error)
 	query(query string, args []any, each func(row) error) error
+	// note remembers an id until the given time when the transaction commits, and reports whether it is new.
+	note(id fingerprint, until time.Time) (fresh bool, err error)
 }
 
 // row scans the columns of one result.
@@ -31,6 +33,8 @@ type lore struct {
 	headKnown    bool
 	someBlocked  bool // devices are blocked, or were
 	blockedKnown bool
+	someFormer   bool // devices had other keys before
+	formerKnown  bool
 }
 
 func (l *lore) setHead(e site.TrustEntry) { l.head, l.headKnown = e, true }

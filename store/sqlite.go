@@ -40,6 +40,10 @@ func openSQLiteWith(ctx context.Context, path string, o Options, files fs.FS) (*
 	if b.writer, err = newSQLiteSession(ctx, b.writing); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
+	b.writer.memory = b.memory
+	if err := b.writer.recall(); err != nil {
+		return nil, errors.Join(err, b.close())
+	}
 	s := &Store{backend: b, changes: newSubscribers()}
 	s.writer = newWriter(b.writer, o.GroupSize, s.changes.notify)
 	s.writer.tick, s.writer.poll = o.PollInterval, func() {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"reflect"
+	"time"
 )
 
 // sqliteSession is one connection with its prepared statements. One goroutine at a time uses it.
@@ -19,7 +21,10 @@ type sqliteSession struct {
 	args     []driver.NamedValue // of the statement that runs, kept for the next
 	open     bool                // a transaction is open
 	version  int64
-	noticed  func() // told of commits of others that begin sees
+	noticed  func()        // told of commits of others that begin sees
+	memory   *memory       // of ids that must not be seen twice; only the writer's session has one
+	noted    []fingerprint // by the open transaction
+	swept    time.Time     // when expired notes were dropped last
 }
 
 // sqliteStatement is a prepared statement of the driver.
@@ -100,7 +105,7 @@ func (c *sqliteSession) commit() error {
 	if err := c.run("commit"); err != nil {
 		return unavailable(err)
 	}
-	c.open = false
+	c.open, c.noted = false, c.noted[:0]
 	return nil
 }
 
@@ -109,6 +114,51 @@ func (c *sqliteSession) rollback() {
 		_ = c.run("rollback") // fails when SQLite has rolled back by itself, as it does on a full disk
 		c.open = false
 	}
+	for _, id := range c.noted {
+		c.memory.drop(id)
+	}
+	c.noted = c.noted[:0]
+}
+
+const (
+	noteUse    = "insert into remembered (id, until) values ($1, $2) on conflict (id) do update set until = excluded.until where remembered.until < $3"
+	dropUses   = "delete from remembered where until < $1"
+	sweepEvery = time.Minute
+)
+
+// note implements session. The id is in memory at once, so that nobody else takes it for new meanwhile, and on disk with the commit.
+func (c *sqliteSession) note(id fingerprint, until time.Time) (bool, error) {
+	fresh, err := c.memory.note(id, until)
+	if err != nil || !fresh {
+		return false, err
+	}
+	c.noted = append(c.noted, id)
+	now := c.memory.now()
+	if now.Sub(c.swept) >= sweepEvery {
+		if _, err := c.exec(dropUses, micros(now)); err != nil {
+			return false, err
+		}
+		c.swept = now
+	}
+	n, err := c.exec(noteUse, id.String(), micros(until), micros(now))
+	return n > 0, err
+}
+
+// recall fills the memory with the notes of before.
+func (c *sqliteSession) recall() error {
+	return c.query("select id, until from remembered where until >= $1", []any{micros(c.memory.now())}, func(r row) error {
+		var text string
+		var until time.Time
+		if err := r.Scan(&text, instant{&until}); err != nil {
+			return err
+		}
+		id, err := hex.DecodeString(text)
+		if err != nil || len(id) != len(fingerprint{}) {
+			return nil // not one of ours
+		}
+		_, err = c.memory.note(fingerprint(id), until)
+		return err
+	})
 }
 
 // alive is always true: a file goes on as soon as it can be written again.

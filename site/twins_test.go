@@ -1,0 +1,197 @@
+package site
+
+import (
+	"fmt"
+	"testing"
+
+	"postern/catalog"
+	"postern/ccm"
+	"postern/proof"
+)
+
+// TestC61_TwinTable walks every combination of what the rules see and checks what must never happen, whatever the order of the table's lines.
+func TestC61_TwinTable(t *testing.T) {
+	bools := []bool{false, true}
+	levels := []proof.Level{proof.LevelNone, proof.LevelKnown, proof.LevelManaged, proof.LevelSecrets}
+	n := 0
+	for _, kind := range []ConflictKind{ConflictHardware, ConflictClientID} {
+		for _, known := range bools {
+			for _, weak := range bools {
+				for _, manual := range bools {
+					for _, hint := range bools {
+						for _, level := range levels[1:3] {
+							for _, identity := range []string{"", "WK1$@CORP", "WK2$@CORP"} {
+								for _, existing := range existingDevices(levels) {
+									x := twin{kind: kind, known: known, weak: weak, level: level, identity: identity, name: "WK1", hint: hint, existing: existing, manual: manual}
+									checkTwin(t, x)
+									n++
+								}
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+	if n < 10000 {
+		t.Errorf("only %d combinations", n)
+	}
+}
+
+func existingDevices(levels []proof.Level) (list []Device) {
+	for _, level := range levels {
+		for _, proved := range []string{"", "WK1$@CORP", "WK9$@CORP"} {
+			for _, name := range []string{"wk1", "WK9"} {
+				for _, by := range []string{actorSite, "anna"} {
+					for _, mark := range []string{"", "blocked", "held", "obsolete"} {
+						d := Device{ClientID: "GUID:X", Key: "k", Proved: proved, Record: Record{NetbiosName: name}, Approval: Approval{Level: level, By: by}}
+						switch mark {
+						case "blocked":
+							d.Block.Blocked = true
+						case "held":
+							d.Conflict = "c"
+						case "obsolete":
+							d.Obsolete.By = "GUID:Y"
+						}
+						list = append(list, d)
+					}
+				}
+			}
+		}
+	}
+	return list
+}
+
+func checkTwin(t *testing.T, x twin) {
+	got := decideTwin(x)
+	wrong := func(format string, arguments ...any) {
+		t.Errorf("%+v: %s by %q: %s", x, got.then, got.name, fmt.Sprintf(format, arguments...))
+	}
+	moves := got.then == supersede || got.then == rotate
+	e := x.existing
+	if moves && (x.weak || e.Block.Blocked || e.Superseded() || e.rejected()) {
+		wrong("a weak key, or a blocked, obsolete or rejected device")
+	}
+	if got.then == supersede && x.identity == "" {
+		wrong("without a proved account")
+	}
+	if got.then == supersede && x.identity != e.Proved && (e.Approval.Level > proof.LevelKnown || e.Record.NetbiosName != "wk1" || e.Approval.By != actorSite) {
+		wrong("another account's device, or one that is approved")
+	}
+	if got.then == rotate && (!x.hint || x.known || x.level < proof.LevelManaged || x.level < e.Approval.Level || e.Approval.By != actorSite || e.Proved != "" && e.Proved != x.identity) {
+		wrong("the newcomer's own proof is not as good")
+	}
+	if x.known && got.then == hold {
+		wrong("a known device is held for asking")
+	}
+	if !moves && !x.known && (got.then == hold) != x.manual {
+		wrong("manual is %t", x.manual)
+	}
+	if x.hint && !x.weak && !x.known && !e.Blocked() && e.Conflict == "" && x.identity == "WK1$@CORP" && e.Proved == x.identity && x.level == proof.LevelManaged &&
+		e.Approval.Level <= proof.LevelManaged && e.Approval.By == actorSite && got.then != rotate {
+		wrong("an honest rotation is refused")
+	}
+}
+
+func TestMoveTable(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		m    moved
+		want outcome
+	}{
+		{"first change by the same account", moved{same: true}, noted},
+		{"first change by the same account, manual", moved{same: true, manual: true}, noted},
+		{"first change without proof", moved{}, separate},
+		{"first change without proof, manual", moved{manual: true}, quarantine},
+		{"the former hardware again", moved{earlier: true, flip: true}, quarantine},
+		{"the former hardware again, proved", moved{same: true, earlier: true, flip: true}, quarantine},
+		{"a third hardware", moved{same: true, earlier: true}, separate},
+		{"settled by a person", moved{earlier: true, flip: true, settled: true, manual: true}, noted},
+	} {
+		if got := decideMove(test.m); got.then != test.want {
+			t.Errorf("%s: got %s by %q, want %s", test.name, got.then, got.name, test.want)
+		}
+	}
+}
+
+// TestC69_TheAccountIsThisComputer has the names that a registration may claim beside a ticket.
+func TestC69_TheAccountIsThisComputer(t *testing.T) {
+	corp := proof.Realm{Name: "CORP.EXAMPLE", Domain: "CORP", Suffixes: []string{"corp.example", "branch.example"}}
+	const own = catalog.Code("")
+	for _, test := range []struct {
+		name, account, netbios, fqdn string
+		want                         catalog.Code
+	}{
+		{"its own", "WK1$", "WK1", "wk1.corp.example", own},
+		{"another case", "wk1$", "Wk1", "WK1.CORP.Example", own},
+		{"a trailing dot", "WK1$", "WK1", "wk1.corp.example.", own},
+		{"two trailing dots", "WK1$", "WK1", "wk1.corp.example..", catalog.RegistrationOutsideRealm},
+		{"no FQDN", "WK1$", "WK1", "", own},
+		{"the second suffix", "WK1$", "WK1", "wk1.branch.example", own},
+		{"a user", "bob", "bob", "bob.corp.example", catalog.RegistrationUserAccount},
+		{"a service", "HTTP/mp.corp.example", "WK1", "", catalog.RegistrationUserAccount},
+		{"a dollar only", "$", "", "", catalog.RegistrationUserAccount},
+		{"no account", "", "WK1", "", catalog.RegistrationUserAccount},
+		{"another computer", "WK2$", "WK1", "wk1.corp.example", catalog.RegistrationOtherComputer},
+		{"a name that begins alike", "WK1$", "WK11", "", catalog.RegistrationOtherComputer},
+		{"no NetBIOS name", "WK1$", "", "wk1.corp.example", catalog.RegistrationOtherComputer},
+		{"a dollar in the middle", "W$K1$", "WK1", "", catalog.RegistrationOtherComputer},
+		{"Cyrillic К", "WК1$", "WK1", "", catalog.RegistrationOtherComputer},
+		{"the Kelvin sign, which folds to k", "WK1$", "W\u212a1", "", catalog.RegistrationOtherComputer},
+		{"the long s, which folds to s", "SRV$", "\u017fRV", "", catalog.RegistrationOtherComputer},
+		{"an evil suffix", "WK1$", "WK1", "wk1.evilcorp.example", catalog.RegistrationOutsideRealm},
+		{"a domain below", "WK1$", "WK1", "wk1.sub.corp.example", catalog.RegistrationOutsideRealm},
+		{"a domain above", "WK1$", "WK1", "wk1.example", catalog.RegistrationOutsideRealm},
+		{"the realm as part of a longer name", "WK1$", "WK1", "wk1.corp.example.evil.test", catalog.RegistrationOutsideRealm},
+		{"another host", "WK1$", "WK1", "wk2.corp.example", catalog.RegistrationOutsideRealm},
+		{"a bare host", "WK1$", "WK1", "wk1", catalog.RegistrationOutsideRealm},
+		{"the domain itself", "WK1$", "WK1", "corp.example", catalog.RegistrationOutsideRealm},
+		{"punycode", "WK1$", "WK1", "wk1.xn--crp-5cd.example", catalog.RegistrationOutsideRealm},
+		{"a fullwidth dot", "WK1$", "WK1", "wk1\uff0ecorp.example", catalog.RegistrationOutsideRealm},
+	} {
+		e := evidence{method: proof.Kerberos, ceiling: proof.LevelManaged, approval: ApproveTrustedDomains, ticket: &proof.Ticket{Account: test.account, Realm: corp.Name}, realm: corp,
+			netbios: test.netbios, fqdn: test.fqdn}
+		if got := e.account(); got != test.want {
+			t.Errorf("%s: got %q, want %q", test.name, got, test.want)
+		}
+		got, wantStatus := decide(e), ccm.ApprovalNone
+		if test.want == own {
+			wantStatus = ccm.ApprovalApproved
+		}
+		if got.status != wantStatus || got.code != test.want || (got.level == proof.LevelManaged) != (test.want == own) {
+			t.Errorf("%s: got %+v", test.name, got)
+		}
+		e.approval = ApproveManually
+		if got := decide(e); got.status != ccm.ApprovalNone {
+			t.Errorf("%s, manual: got %+v", test.name, got)
+		}
+	}
+}
+
+func TestEveryoneLiftsNeitherBlockNorWeaknessNorCeiling(t *testing.T) {
+	base := evidence{method: proof.MessageSignature, ceiling: proof.LevelSecrets, approval: ApproveEveryone}
+	if got := decide(base); got.status != ccm.ApprovalApproved || got.level != proof.LevelManaged {
+		t.Errorf("everyone: got %+v", got)
+	}
+	for name, change := range map[string]func(*evidence){
+		"blocked hardware":    func(e *evidence) { e.blocked = "GUID:X" },
+		"weak key":            func(e *evidence) { e.weakKey = true },
+		"ceiling":             func(e *evidence) { e.ceiling = proof.LevelKnown },
+		"no ceiling":          func(e *evidence) { e.ceiling = proof.LevelNone },
+		"a connector":         func(e *evidence) { e.method = proof.ConnectorCertificate },
+		"a method unheard of": func(e *evidence) { e.method = "tomorrow" },
+	} {
+		e := base
+		change(&e)
+		if got := decide(e); got.status != ccm.ApprovalNone || got.level > proof.LevelKnown {
+			t.Errorf("%s: got %+v", name, got)
+		}
+	}
+	for method, want := range map[proof.Method]ccm.ApprovalStatus{proof.PKICertificate: 2, proof.Entra: 3, proof.BulkToken: 1, proof.Anonymous: 1} {
+		e := base
+		e.method = method
+		if got := decide(e); got.status != want {
+			t.Errorf("%s: got %+v, want status %d", method, got, want)
+		}
+	}
+}
