@@ -14,6 +14,14 @@ const (
 	HeaderClientCertificate = "Postern-Client-Certificate" // the device's certificate, DER in base64
 )
 
+// The headers by which a client has an answer signed (ours): it sends a nonce, after
+// "chain " when it does not know the signer yet, and gets the signature, and the chain
+// of the role certificate that made it. They pass every hop.
+const (
+	HeaderSignedReply      = "Signed-Reply"
+	HeaderSignedReplyChain = "Signed-Reply-Chain" // DER in base64, leaf first, comma between
+)
+
 // HopHeaders returns the names of the headers that one hop may set for the next.
 func HopHeaders() []string {
 	return []string{HeaderClientAddress, HeaderMessageID, HeaderExternalHost, HeaderClientCertificate}

@@ -33,6 +33,12 @@ type Config struct {
 	Logs    *logfile.Folder  // ccmsetup.log and the others; nil writes none
 	Log     *slog.Logger     // default: nothing is logged
 	Observe func(Step)       // told of every act as it ends; may be nil
+	Say     func(string)     // told what a person must not miss, such as trust on first use; may be nil
+
+	// Negotiator gives the proof of this computer in its domain, for registering inside. It
+	// is called when it is needed; its error is told, kept for Status, and the device
+	// registers without. Nil: never Kerberos.
+	Negotiator func() (Negotiator, error)
 
 	// Wait returns after d, or with ctx's error. Default: a timer.
 	Wait func(ctx context.Context, d time.Duration) error
@@ -97,6 +103,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Observe == nil {
 		c.Observe = func(Step) {}
+	}
+	if c.Say == nil {
+		c.Say = func(string) {}
 	}
 	if c.Wait == nil {
 		c.Wait = wait

@@ -55,8 +55,8 @@ func Parameters() []Parameter {
 
 		{"CCMHOSTNAME", "HOST/CCM_Proxy_MutualAuth/<id>", "gateway, or management point on the internet", Applies, "", (*Setup).parseHostName},
 		{"SMSSITECODE", "code", "three-character site code, or AUTO", Applies, "", (*Setup).parseSiteCode},
-		{"SMSMP", "address", "management point inside", Applies, "", (*Setup).setPoint},
-		{"SMSMPLIST", "addresses", "further management points", Later, "one management point is used", nil},
+		{"SMSMP", "address", "initial management point inside", Applies, "", (*Setup).setPoint},
+		{"SMSMPLIST", "address[;address]", "further initial management points", Applies, "", (*Setup).parsePointList},
 		{"SMSPublicRootKey", "key", "the site root's key, or its hash", Applies, "", (*Setup).setRootKey},
 		{"SMSROOTKEYPATH", "file", "file with the site root's key or its hash", Applies, "", (*Setup).setRootKeyFile},
 		{"RESETKEYINFORMATION", "TRUE", "accept another root key than the one on record", Applies, "", (*Setup).setReset},

@@ -18,14 +18,29 @@
 // anywhere goes on from there with the same key: the site counts a bulk token once for a
 // key, however often it is exchanged. The bulk token itself is kept in memory only.
 //
-// Inside, without a token, registration goes to ccm_system, and the tokens come by an
-// assertion of the registered key.
+// # Inside
+//
+// The management point that is given is only the first to be asked (SMSMP, SMSMPLIST, /mp).
+// It says which others the site has (.sms_aut?MPLIST); the device takes one of them, https
+// before http, in an order of its own so that devices spread, and the next when one fails.
+//
+// Without a token the registration goes to ccm_system_windowsauth with the machine's
+// Kerberos ticket, when there is a [Negotiator]: the server proves itself too before its
+// answer counts. When that fails the device says so, in the log, in the record and to
+// whoever listens, and registers at ccm_system by its key alone; then an administrator has
+// to approve it. Enrolling again proves it later, or learns of the approval. The tokens
+// come by an assertion of the registered key.
 //
 // # Whom it trusts
 //
 // A server shows a certificate for its role under the site root whose hash a person gave
-// (design decision 15), or one under an authority that a person gave. Nothing is trusted
-// on first use, and on the internet path nothing goes out without one of the two.
+// (design decision 15), or one under an authority that a person gave. On plain HTTP a
+// management point signs each answer with that certificate's key instead; what the device
+// sends there can be read on the way, and what it gets cannot be changed. Without one of
+// the two nothing goes out on the internet path nor on plain HTTP.
+//
+// Trust on first use is for the inside and must be asked for: the root key of the first
+// management point that answers is pinned, and everybody hears of it.
 //
 // The package is not for servers, reads no server's files, and knows nothing of the
 // site's rules: what a device may have is the site's business.

@@ -9,6 +9,7 @@ import (
 	"unicode"
 
 	"postern/catalog"
+	"postern/ccm"
 	"postern/token"
 )
 
@@ -17,6 +18,11 @@ type enrolment struct {
 	a    *Agent
 	c    *conversation
 	bulk Secret // in memory only
+
+	learn bool // trust on first use was asked for
+
+	windows Negotiator // inside, where the machine has a credential
+	proof   string     // by what the registration was proved
 
 	siteTime    time.Time // from the last answer to a registration
 	recertified bool
@@ -44,7 +50,7 @@ func (a *Agent) Enrol(ctx context.Context, setup Setup) error {
 	for {
 		err := a.exclusive(ctx, func() error {
 			err := a.enrolOnce(ctx, setup)
-			return errors.Join(err, a.remember(err))
+			return errors.Join(err, a.remember(err), a.forgetPoint(err))
 		})
 		next := a.config.Now().Add(setup.Retry)
 		if err == nil || setup.Retry == 0 || !Transient(err) || !next.Before(until) {
@@ -70,8 +76,8 @@ func (a *Agent) enrolOnce(ctx context.Context, setup Setup) error {
 		return err
 	}
 	ctx, c := a.converse(ctx, a.current(), a.logs.setup, setupLine())
-	e := &enrolment{a: a, c: c, bulk: setup.Token}
-	for _, act := range []func(context.Context) error{e.makeKeys, e.enter, e.register, e.settle, e.policy, e.ready} {
+	e := &enrolment{a: a, c: c, bulk: setup.Token, learn: setup.TrustFirstUse}
+	for _, act := range []func(context.Context) error{e.makeKeys, e.locate, e.enter, e.register, e.settle, e.policy, e.ready} {
 		if err := act(ctx); err != nil {
 			return err
 		}
@@ -87,6 +93,9 @@ func (a *Agent) adopt(setup Setup) error {
 		return err
 	}
 	if way.Host == "" {
+		way = r.Initial
+	}
+	if way.Host == "" {
 		way = r.Route
 	}
 	if way.Host == "" {
@@ -96,15 +105,29 @@ func (a *Agent) adopt(setup Setup) error {
 	if err != nil {
 		return err
 	}
-	if way.Internet && trust.empty() {
+	switch {
+	case way.Internet && trust.empty():
 		return catalog.Errorf(catalog.ClientNoTrustAnchor, "give --root-key or --ca-file for %s", way.Host)
+	case !way.secure() && trust.empty() && !setup.TrustFirstUse:
+		return noAnchorInside(way)
+	}
+	further, err := setup.points()
+	if err != nil {
+		return err
 	}
 	name, err := deviceName(setup.Name, r.Name)
 	if err != nil {
 		return err
 	}
+	moved := way != r.Initial || !trust.same(r.Anchor) || way.inside() && (r.Chosen == "" || !r.State.registered())
 	return a.save(func(r *record) {
-		r.Route, r.Anchor, r.Name, r.Internet = way, trust, name, internetFlag(way, setup)
+		r.Anchor, r.Name, r.Internet = trust, name, internetFlag(way, setup)
+		if moved {
+			r.Route, r.Initial, r.Chosen, r.Verified, r.Signed = way, way, "", nil, false
+		}
+		if setup.ManagementPoint != "" {
+			r.Points, r.Ports = further, ports{setup.HTTPPort, setup.HTTPSPort}
+		}
 		if setup.SiteCode != "" {
 			r.SiteCode = setup.SiteCode
 		}
@@ -117,9 +140,11 @@ func (a *Agent) trustFor(setup Setup, r record) (anchor, error) {
 	switch {
 	case err != nil:
 		return anchor{}, err
+	case given.empty() && setup.TrustFirstUse && setup.ResetKeyInformation:
+		return anchor{}, nil // learned anew
 	case given.empty():
 		return r.Anchor, nil
-	case given != r.Anchor && !r.Anchor.empty() && r.State.registered() && !setup.ResetKeyInformation:
+	case !given.same(r.Anchor) && !r.Anchor.empty() && r.State.registered() && !setup.ResetKeyInformation:
 		return anchor{}, catalog.Errorf(catalog.ClientAnchorChanged, "enrolled under the %s, given the %s", r.Anchor, given)
 	}
 	return given, nil
@@ -172,13 +197,19 @@ func (e *enrolment) makeKeys(ctx context.Context) error {
 // enter gets a CCM token when the route has tokens and the device has something to get it
 // with. From the internet it is needed; inside, a device without one registers by its key.
 func (e *enrolment) enter(ctx context.Context) error {
-	if !e.c.route.secure() || e.a.cached().CCM.lasts(e.a.clock.corrected(), closeToExpiry) {
+	r := e.a.current()
+	waits := r.State.registered() && r.Approval == ccm.ApprovalNone // an answer says whether it still does
+	lasts := e.a.cached().CCM.lasts(e.a.clock.corrected(), closeToExpiry)
+	if !e.c.route.secure() || lasts && !waits {
 		return nil
 	}
 	if len(e.a.credentials(e.a.current(), e.bulk)) == 0 && !e.c.route.Internet {
 		return nil
 	}
 	_, err := e.a.obtain(ctx, e.identityLog(), token.KindCCM, e.bulk)
+	if err != nil && lasts && Transient(err) {
+		return nil
+	}
 	if catalog.CodeOf(err) == catalog.DeviceUnknown && !e.c.route.Internet {
 		return e.a.save(func(r *record) { r.State = StateKeysMade }) // the site has forgotten the device: register again
 	}

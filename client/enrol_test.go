@@ -645,6 +645,7 @@ func TestHostileAnswers(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			site := newTestSite(t)
+			site.unsigned = true
 			site.raw = func(endpoint string, w http.ResponseWriter) bool {
 				if endpoint == test.endpoint {
 					test.answer(w)

@@ -36,7 +36,8 @@ type call struct {
 	token                           string // goes into Authorization with a proof of the signing key; "" for none
 	preAuth                         bool   // the token is exchanged, not used
 	header                          http.Header
-	limit                           int64 // bytes of the answer
+	windows                         *windowsProof // Windows authentication, when not nil
+	limit                           int64         // bytes of the answer
 }
 
 // answer is what came back, with status 200.
@@ -103,23 +104,35 @@ func (a *Agent) worthAgain(ctx context.Context, c *conversation, err error) bool
 func (a *Agent) send(ctx context.Context, c *conversation, q call) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
-	r, err := a.request(ctx, c, q)
+	if q.windows != nil {
+		return a.sendWithTicket(ctx, c, q)
+	}
+	response, err := a.open(ctx, c, q)
 	if err != nil {
 		return answer{}, err
 	}
+	defer response.Body.Close()
+	return a.receive(c, q, response)
+}
+
+// open sends a request and returns the answer as it begins.
+func (a *Agent) open(ctx context.Context, c *conversation, q call) (*http.Response, error) {
+	r, err := a.request(ctx, c, q)
+	if err != nil {
+		return nil, err
+	}
 	client, err := a.httpClient(c.route)
 	if err != nil {
-		return answer{}, err
+		return nil, err
 	}
 	c.line.write(c.log, c.route, q)
 	response, err := client.Do(r)
 	if err != nil {
 		err = connectionError(err, a.config.Now())
 		a.logs.connectionFailed(c, q.url, err)
-		return answer{}, err
+		return nil, err
 	}
-	defer response.Body.Close()
-	return a.receive(c, q, response)
+	return response, nil
 }
 
 func (a *Agent) request(ctx context.Context, c *conversation, q call) (*http.Request, error) {
@@ -138,6 +151,11 @@ func (a *Agent) request(ctx context.Context, c *conversation, q call) (*http.Req
 		r.Header.Set("Content-Type", q.contentType)
 	}
 	r.Header.Set("User-Agent", c.agent)
+	if a.current().Anchor.wantsSignature(c.route) {
+		if err := a.askSignature(r.Header); err != nil {
+			return nil, err
+		}
+	}
 	span := a.newTrace()
 	span.ID = c.trace.ID
 	r.Header.Set("Traceparent", span.Traceparent())
@@ -174,6 +192,9 @@ func (a *Agent) receive(c *conversation, q call, response *http.Response) (answe
 	case int64(len(body)) > limit:
 		return answer{}, catalog.Errorf(catalog.ClientAnswerTooLarge, "%s answered with more than %d bytes", c.route.Host, limit)
 	}
+	if err := a.checkSigned(c, response, body); err != nil {
+		return answer{}, err
+	}
 	return answer{contentType: response.Header.Get("Content-Type"), body: body, date: date}, nil
 }
 
@@ -207,6 +228,9 @@ func (a *Agent) httpClient(r route) (*http.Client, error) {
 	n := a.record.Anchor
 	if r.Internet && (n.empty() || !r.secure()) {
 		return nil, catalog.Errorf(catalog.ClientNoTrustAnchor, "give --root-key or --ca-file for %s", r.Host)
+	}
+	if n.empty() && !r.secure() {
+		return nil, noAnchorInside(r)
 	}
 	via := r.Scheme + " " + r.Host + " " + r.role() + " " + n.RootKey + " " + n.CA
 	if a.client != nil && a.via == via {
@@ -273,6 +297,9 @@ func Transient(err error) bool {
 	switch catalog.CodeOf(err) {
 	case catalog.ClientNameNotResolved, catalog.ClientCannotConnect, catalog.ClientTimeout, catalog.ClientConnectionLost, catalog.ClientServerBusy:
 		return true
+	case catalog.ClientNoManagementPoint:
+		none, ok := errors.AsType[*catalog.Error](err)
+		return ok && Transient(none.Err)
 	}
 	refusal, ok := errors.AsType[*ServerError](err)
 	return ok && busy(refusal.Status)

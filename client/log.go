@@ -107,6 +107,31 @@ func (l logs) registrationPending(id ccm.ClientID, next time.Duration) {
 	l.identity.Infof("[RegTask] - Registration of %s is pending. Asking again in %d seconds.", id, int(next.Seconds()))
 }
 
+// withoutKerberos has no line in the documents.
+func (l logs) withoutKerberos(err error) {
+	l.identity.Warningf("[RegTask] - Kerberos did not prove this device: %s", plain(err))
+	l.identity.Warningf("[RegTask] - Going on without it; an administrator has to approve the device.")
+}
+
+// withKerberos has no line in the documents.
+func (l logs) withKerberos(n Negotiation) {
+	l.identity.Infof("[RegTask] - Proved by Kerberos as %s to %s, which proved itself too.", n.Client, n.Service)
+}
+
+// Lines about the management point, inside. The documents have none of them.
+
+func (l logs) rootVerified(r route, pin string) {
+	l.location.Infof("The trusted root key %s is the one that %s announces.", pin, r.Host)
+}
+
+func (l logs) pointChosen(r route, why string) {
+	l.location.Infof("Using the management point %s://%s: %s", r.Scheme, r.Host, why)
+}
+
+func (l logs) pointFailed(r route, err error) {
+	l.location.Warningf("The management point %s://%s cannot be used: %s", r.Scheme, r.Host, plain(err))
+}
+
 // Lines about messages (S2).
 
 func (logs) messageSent(c *conversation, id, endpoint, address string) {

@@ -19,7 +19,8 @@ type message struct {
 	id       string // "{GUID}"
 	endpoint string
 	body     func(now time.Time) (string, error)
-	token    string // CCM token; "" sends it to ccm_system
+	token    string        // CCM token; "" sends it to ccm_system
+	windows  *windowsProof // sends it to ccm_system_windowsauth
 	source   ccm.ClientID
 	signed   bool
 }
@@ -35,7 +36,10 @@ type reply struct {
 // asynchronous endpoint answers with an empty text.
 func (a *Agent) deliver(ctx context.Context, c *conversation, m message) (reply, error) {
 	endpoint := ccm.EndpointSystem
-	if m.token != "" {
+	switch {
+	case m.windows != nil:
+		endpoint = ccm.EndpointSystemWindowsAuth
+	case m.token != "":
 		endpoint = ccm.EndpointSystemTokenAuth
 	}
 	address := c.route.url(endpoint, "/request")
@@ -43,7 +47,7 @@ func (a *Agent) deliver(ctx context.Context, c *conversation, m message) (reply,
 	var got reply
 	err := a.ask(ctx, c, func(now time.Time) (call, error) {
 		contentType, body, err := a.encode(c, m, now)
-		return call{method: methodCCM, url: address, contentType: contentType, body: body, token: m.token, limit: ccm.DefaultLimits().Body}, err
+		return call{method: methodCCM, url: address, contentType: contentType, body: body, token: m.token, windows: m.windows, limit: ccm.DefaultLimits().Body}, err
 	}, func(from answer) (err error) {
 		got, err = readReply(m, from)
 		return err

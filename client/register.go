@@ -1,7 +1,9 @@
 package client
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -31,8 +33,13 @@ const maxRegistrations = 3
 // register makes the site know the device (protocol.md 3). The record says registered
 // afterwards.
 func (e *enrolment) register(ctx context.Context) error {
-	if e.a.current().State.registered() {
+	r := e.a.current()
+	if r.State.registered() && r.Approval != ccm.ApprovalNone {
 		return nil
+	}
+	e.prepareKerberos()
+	if r.State.registered() {
+		return e.askAgain(ctx)
 	}
 	for attempt := 1; attempt <= maxRegistrations; attempt++ {
 		again, err := e.registerOnce(ctx, attempt)
@@ -43,12 +50,75 @@ func (e *enrolment) register(ctx context.Context) error {
 	return catalog.Errorf(catalog.ClientRegistrationReset, "registered %d times", maxRegistrations)
 }
 
+// prepareKerberos gets the machine's credential where it can serve: inside, for a device
+// that has no token to register with, or is registered and not approved.
+func (e *enrolment) prepareKerberos() {
+	if e.a.config.Negotiator == nil || !e.c.route.inside() || e.token() != "" && !e.a.current().State.registered() {
+		return
+	}
+	by, err := e.a.config.Negotiator()
+	if err != nil {
+		e.withoutKerberos(err)
+		return
+	}
+	e.windows = by
+}
+
+// withoutKerberos says aloud, in the log and in the record that the device goes on without
+// Kerberos, and why.
+func (e *enrolment) withoutKerberos(err error) {
+	e.windows, e.proof = nil, ""
+	e.a.logs.withoutKerberos(err)
+	e.a.config.Say("Kerberos did not prove this device: " + plain(err) + ". Going on without it: an administrator has to approve the device.")
+	e.a.log.Warn("Kerberos did not prove this device; going on without it", "code", string(catalog.CodeOf(err)), "error", err)
+	if err := e.a.save(func(r *record) { r.NoKerberos = plain(err) }); err != nil {
+		e.a.log.Warn("the state cannot be written", "error", err)
+	}
+}
+
+// askAgain is for a registered device that waits for approval: it proves itself when it can
+// by now, and else asks, where no token answers that, how things stand.
+func (e *enrolment) askAgain(ctx context.Context) error {
+	if e.windows == nil && e.c.route.secure() {
+		return nil
+	}
+	if err := e.prepareRegistration(); err != nil {
+		return err
+	}
+	if e.windows == nil {
+		e.proof = e.a.current().Proof
+	}
+	kind, what := ccm.RegistrationTypeConfirmation, "approval status"
+	if e.windows != nil {
+		kind, what = ccm.RegistrationTypeRegistration, "registration message"
+		e.a.logs.registrationStarts(1)
+	}
+	var response ccm.RegistrationResponse
+	err := e.a.step(ctx, e.c.route.hop(), what, func() (err error) {
+		response, err = e.sendRegistration(ctx, kind)
+		return err
+	})
+	_, failed := errors.AsType[*unproven](err)
+	switch {
+	case failed:
+		return e.askAgain(ctx) // e.windows is gone
+	case err != nil:
+		return err
+	case response.Status == ccm.RegistrationDone && response.SMSID == e.a.current().ClientID:
+		return e.registered(ctx, response)
+	case response.Status == ccm.RegistrationReset:
+		return e.a.save(func(r *record) { r.State, r.Message = StateKeysMade, "" })
+	}
+	return nil
+}
+
 // registerOnce sends a registration, or the confirmation of one that was pending, and
 // reports whether it is to be sent again.
 func (e *enrolment) registerOnce(ctx context.Context, attempt int) (again bool, err error) {
-	if err := e.prepareRegistration(attempt); err != nil {
+	if err := e.prepareRegistration(); err != nil {
 		return false, err
 	}
+	e.a.logs.registrationStarts(attempt)
 	var response ccm.RegistrationResponse
 	if e.a.current().State != StatePending {
 		err := e.a.step(ctx, e.c.route.hop(), "registration message", func() (err error) {
@@ -71,7 +141,7 @@ func (e *enrolment) registerOnce(ctx context.Context, attempt int) (again bool, 
 
 // prepareRegistration fixes the message id and, for a device without a reserved id, one
 // that it proposes.
-func (e *enrolment) prepareRegistration(attempt int) error {
+func (e *enrolment) prepareRegistration() error {
 	r := e.a.current()
 	if r.Message == "" || r.ClientID == "" {
 		id, err := e.a.newMessageID()
@@ -94,7 +164,6 @@ func (e *enrolment) prepareRegistration(attempt int) error {
 			return err
 		}
 	}
-	e.a.logs.registrationStarts(attempt)
 	return nil
 }
 
@@ -106,7 +175,7 @@ func (e *enrolment) sendRegistration(ctx context.Context, kind string) (ccm.Regi
 		e.a.logs.registrationSent(r.ClientID)
 	}
 	m := message{id: r.Message, endpoint: endpointRegistration, token: e.token(), body: func(now time.Time) (string, error) { return e.registration(kind, now) }}
-	got, err := e.a.deliver(ctx, e.c.to(e.a.logs.messaging, messageLine()), m)
+	got, err := e.deliverProved(ctx, m)
 	if e.siteTime = got.date; err != nil {
 		return ccm.RegistrationResponse{}, err
 	}
@@ -120,6 +189,48 @@ func (e *enrolment) sendRegistration(ctx context.Context, kind string) (ccm.Regi
 		return response, catalog.Errorf(catalog.ClientAnswerUnreadable, "the registration's answer names no client id")
 	}
 	return response, nil
+}
+
+// deliverProved sends a registration with the machine's ticket, where there is one. When
+// that does not succeed it goes out without, and everybody hears of it; unless a server took
+// the ticket and could not prove itself: such a one is told nothing more.
+func (e *enrolment) deliverProved(ctx context.Context, m message) (reply, error) {
+	c := e.c.to(e.a.logs.messaging, messageLine())
+	if e.windows == nil {
+		e.proof = cmp.Or(e.proof, provedBy(m))
+		return e.a.deliver(ctx, c, m)
+	}
+	proof := &windowsProof{by: e.windows}
+	m.windows, m.token = proof, ""
+	var got reply
+	var sent error
+	_ = e.a.step(ctx, c.route.hop(), "Windows authentication by Kerberos", func() error {
+		if got, sent = e.a.deliver(ctx, c, m); proof.proved.Client != "" {
+			return nil // the ticket has done its work; what the registration came to is the next step's business
+		}
+		return sent
+	})
+	if _, failed := errors.AsType[*unproven](sent); failed {
+		e.withoutKerberos(sent)
+		if e.a.current().State.registered() {
+			return reply{}, sent
+		}
+		m.windows = nil
+		return e.deliverProved(ctx, m)
+	}
+	if n := proof.proved; n.Client != "" {
+		e.proof = "Kerberos: " + n.Client + " to " + n.Service + ", which proved itself too"
+		e.a.logs.withKerberos(n)
+		sent = errors.Join(sent, e.a.save(func(r *record) { r.NoKerberos = "" }))
+	}
+	return got, sent
+}
+
+func provedBy(m message) string {
+	if m.token != "" {
+		return "the token that it enrolled with"
+	}
+	return "its own key alone"
 }
 
 // registration writes the body.
@@ -215,7 +326,7 @@ func (e *enrolment) registered(ctx context.Context, response ccm.RegistrationRes
 	return e.a.step(ctx, "client", "registered as "+string(response.SMSID)+", approval status "+response.ApprovalStatus.String(), func() error {
 		e.a.logs.registered(response.SMSID, response.ApprovalStatus)
 		return e.a.save(func(r *record) {
-			r.State, r.ClientID, r.Approval, r.Message = StateRegistered, response.SMSID, response.ApprovalStatus, ""
+			r.State, r.ClientID, r.Approval, r.Message, r.Proof = StateRegistered, response.SMSID, response.ApprovalStatus, "", e.proof
 			r.WaitingFor, r.NextTry = "", time.Time{}
 		})
 	})

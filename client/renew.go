@@ -133,7 +133,7 @@ const (
 // tokens have all ended, is an error: waiting would not help.
 func (a *Agent) Run(ctx context.Context) error {
 	retry := firstRetry
-	err := a.renew(ctx, renewal{})
+	err := a.renewOrMove(ctx, renewal{})
 	for ctx.Err() == nil {
 		pause := a.jitter(a.rest() * 3 / 4)
 		switch {
@@ -149,9 +149,21 @@ func (a *Agent) Run(ctx context.Context) error {
 		if a.config.Wait(ctx, pause) != nil {
 			break
 		}
-		err = a.renew(ctx, renewal{ccm: true})
+		err = a.renewOrMove(ctx, renewal{ccm: true})
 	}
 	return nil
+}
+
+// renewOrMove renews; inside, when the management point fails, at another one.
+func (a *Agent) renewOrMove(ctx context.Context, n renewal) error {
+	err := a.renew(ctx, n)
+	if !Transient(err) || !a.current().Initial.inside() {
+		return err
+	}
+	if moved, failed := a.move(ctx); failed != nil || !moved {
+		return err
+	}
+	return a.renew(ctx, n)
 }
 
 // rest is how long the CCM token lasts yet, at least a minute or so.

@@ -49,7 +49,8 @@ func (g Gateway) String() string {
 // ours. Zero fields are not given.
 type Setup struct {
 	Gateway         Gateway      // CCMHOSTNAME: the internet path
-	ManagementPoint string       // SMSMP, else the first of /mp: "https://HOST[:port]" or "http://..."
+	ManagementPoint string       // SMSMP, else the first of SMSMPLIST or /mp: "https://HOST[:port]" or "http://...": the initial one
+	MorePoints      []string     // further initial management points, of SMSMPLIST and /mp
 	InternetPoint   string       // CCMHOSTNAME without a gateway's path: a management point on the internet
 	AlwaysInternet  bool         // CCMALWAYSINF=1
 	SiteCode        ccm.SiteCode // SMSSITECODE; empty: learned from the site
@@ -59,6 +60,7 @@ type Setup struct {
 	RootKeyFile         string // SMSROOTKEYPATH: a file that holds the same
 	CAFile              string // PEM of the authority of the company that the server's certificate is under
 	ResetKeyInformation bool   // RESETKEYINFORMATION=TRUE: another anchor than the one on record may be given
+	TrustFirstUse       bool   // inside, without an anchor: take the root key of the first management point that answers, and pin it
 
 	TokenFile string // where to read the token; "-" is standard input, see ReadToken
 	Name      string // the device's host name; empty: the system's
@@ -73,9 +75,9 @@ type Setup struct {
 	Warnings []string // for the person who wrote the command line
 	Notes    []string // what was accepted and has no effect here
 
-	listGateway Gateway // from /mp:, when CCMHOSTNAME is not given
-	listPoint   string  // from /mp:, when SMSMP is not given
-	autoSite    bool    // SMSSITECODE=AUTO
+	listGateway Gateway  // from /mp:, when CCMHOSTNAME is not given
+	listPoints  []string // of /mp
+	autoSite    bool     // SMSSITECODE=AUTO
 }
 
 // maxTokenFile bounds what ReadToken reads.
@@ -229,11 +231,14 @@ func (s *Setup) parsePoint(text string) error {
 	return nil
 }
 
-// parsePoints reads /mp:, a list. The first entry that can be used counts.
+// maxPoints bounds a list of management points, given or answered.
+const maxPoints = 64
+
+// parsePoints reads /mp:, a list.
 func (s *Setup) parsePoints(text string) error {
 	entries := strings.FieldsFunc(text, func(r rune) bool { return r == ';' })
-	if len(entries) == 0 {
-		return catalog.Errorf(catalog.ClientCommandValue, "the list is empty")
+	if len(entries) == 0 || len(entries) > maxPoints {
+		return catalog.Errorf(catalog.ClientCommandValue, "the list has %d addresses; wanted are 1 to %d", len(entries), maxPoints)
 	}
 	for _, entry := range entries {
 		one := Setup{}
@@ -244,13 +249,24 @@ func (s *Setup) parsePoints(text string) error {
 		if s.listGateway.Host == "" {
 			s.listGateway = one.Gateway
 		}
-		if s.listPoint == "" {
-			s.listPoint = one.ManagementPoint
+		if one.ManagementPoint != "" {
+			s.listPoints = append(s.listPoints, one.ManagementPoint)
 		}
 	}
-	if len(entries) > 1 {
-		s.note("/mp: names %d addresses; the first of each kind is used", len(entries))
+	return nil
+}
+
+// parsePointList reads SMSMPLIST: management points, with semicolons between.
+func (s *Setup) parsePointList(text string) error {
+	list := Setup{}
+	if err := list.parsePoints(text); err != nil {
+		return err
 	}
+	if list.listGateway.Host != "" {
+		return catalog.Errorf(catalog.ClientCommandValue, "a gateway stands in CCMHOSTNAME")
+	}
+	s.Notes = append(s.Notes, list.Notes...)
+	s.MorePoints = append(s.MorePoints, list.listPoints...)
 	return nil
 }
 
@@ -272,8 +288,9 @@ func (s *Setup) settle() error {
 	if s.Gateway.Host == "" && s.InternetPoint == "" {
 		s.Gateway = s.listGateway
 	}
-	if s.ManagementPoint == "" {
-		s.ManagementPoint = s.listPoint
+	s.MorePoints = append(s.MorePoints, s.listPoints...)
+	if s.ManagementPoint == "" && len(s.MorePoints) > 0 {
+		s.ManagementPoint, s.MorePoints = s.MorePoints[0], s.MorePoints[1:]
 	}
 	if s.autoSite && (s.Gateway.Host != "" || s.InternetPoint != "") {
 		return catalog.Errorf(catalog.ClientCommandConflict, "SMSSITECODE=AUTO does not go with CCMHOSTNAME; write the site code")
@@ -288,6 +305,12 @@ func (s *Setup) check() error {
 		if given != "" {
 			anchors++
 		}
+	}
+	if s.TrustFirstUse && (s.Gateway.Host != "" || s.InternetPoint != "" || s.AlwaysInternet) {
+		return catalog.Errorf(catalog.ClientCommandConflict, "--trust-first-use does not go with the internet path: there nothing is trusted on first use")
+	}
+	if s.TrustFirstUse && anchors > 0 {
+		return catalog.Errorf(catalog.ClientCommandConflict, "--trust-first-use does not go with a root key or an authority: there is nothing left to learn")
 	}
 	if anchors > 1 {
 		return catalog.Errorf(catalog.ClientCommandConflict, "give one of the root key, a file with it, and an authority's file")
@@ -319,6 +342,19 @@ func (s *Setup) route() (route, error) {
 		return s.pointRoute(s.ManagementPoint, s.AlwaysInternet)
 	}
 	return route{}, nil
+}
+
+// points are the further initial management points.
+func (s *Setup) points() ([]route, error) {
+	var list []route
+	for _, address := range s.MorePoints {
+		r, err := s.pointRoute(address, false)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, r)
+	}
+	return list, nil
 }
 
 func (s *Setup) pointRoute(address string, internet bool) (route, error) {

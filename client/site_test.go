@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/json"
 	"io"
 	"log"
@@ -87,6 +88,13 @@ type testSite struct {
 	approval     ccm.ApprovalStatus
 	otherID      bool // the registration's answer names another device
 	otherMessage bool // answers belong to another message
+
+	information func(query string) (string, bool) // answers .sms_aut instead of the site
+	points      []ccm.ManagementPoint             // of the list
+	httpsPort   int                               // as the site says
+	windows     func(w http.ResponseWriter, r *http.Request) (proved string, ok bool)
+	proved      []string // who registered by Windows authentication
+	unsigned    bool     // answers are not signed
 }
 
 type testDevice struct {
@@ -296,11 +304,36 @@ func (s *testSite) serve(w http.ResponseWriter, r *http.Request) {
 		ccm.WriteError(w, r, statusFor(path, err), err)
 		return
 	}
+	s.sign(w.Header(), r, path, out)
 	for field, values := range out.Header() {
 		w.Header()[field] = values
 	}
 	w.WriteHeader(out.Code)
 	w.Write(out.Body.Bytes())
+}
+
+// sign signs an answer as the management point does, when it is one.
+func (s *testSite) sign(header http.Header, r *http.Request, path ccm.Path, out *httptest.ResponseRecorder) {
+	key, _ := s.shown.PrivateKey.(*ecdsa.PrivateKey)
+	nonce, ok := strings.CutPrefix(r.Header.Get(ccm.HeaderSignedReply), "chain ")
+	if !ok || s.unsigned || out.Body.Len() == 0 {
+		return
+	}
+	shown := s.shown
+	if path.Door != ccm.DoorDirect {
+		shown = s.certificate(certificateFor{role: token.RoleManagementPoint})
+		key, _ = shown.PrivateKey.(*ecdsa.PrivateKey)
+	}
+	raw, err := token.SignReply(key, token.Reply{Nonce: nonce, Path: path.Internal(), Status: out.Code, Sum: token.ReplySum(out.Body.Bytes()), At: s.clock.now()})
+	if err != nil {
+		s.t.Error(err)
+	}
+	header.Set(ccm.HeaderSignedReply, raw)
+	var chain []string
+	for _, der := range shown.Certificate {
+		chain = append(chain, base64.StdEncoding.EncodeToString(der))
+	}
+	header.Set(ccm.HeaderSignedReplyChain, strings.Join(chain, ","))
 }
 
 // statusFor is the gateway's text for a refused token.
@@ -325,7 +358,20 @@ func (s *testSite) route(w http.ResponseWriter, r *http.Request, path ccm.Path) 
 			return err
 		}
 		return s.message(w, r, claims)
+	case ccm.EndpointSystemWindowsAuth:
+		if s.windows == nil {
+			return catalog.Errorf(catalog.PathUnknown, "no such endpoint")
+		}
+		proved, ok := s.windows(w, r)
+		if !ok {
+			return nil
+		}
+		s.proved = append(s.proved, proved)
+		return s.message(w, r, token.Claims{})
 	case ccm.EndpointMPTokenAuth, ccm.EndpointMP:
+		if path.Rest == "/.sms_aut" {
+			return s.aut(w, path.Query)
+		}
 		claims, err := s.claims(r, path.Endpoint == ccm.EndpointMPTokenAuth)
 		if err != nil {
 			return err
@@ -372,6 +418,28 @@ func (s *testSite) bearer(r *http.Request, kinds ...token.Kind) (token.Claims, p
 	}
 	s.seen[p.ID] = true
 	return claims, p.Key, nil
+}
+
+// aut is .sms_aut.
+func (s *testSite) aut(w http.ResponseWriter, query string) error {
+	if s.information != nil {
+		if text, ok := s.information(query); ok {
+			io.WriteString(w, text)
+			return nil
+		}
+	}
+	method, _, err := ccm.ParseAuthQuery(query)
+	if err != nil {
+		return err
+	}
+	trk := ccm.MPTRK{Key: s.rootCA.RawSubjectPublicKeyInfo}
+	io.WriteString(w, map[ccm.AuthMethod]string{
+		ccm.AuthMPTRK: trk.XML(), ccm.AuthMPList1: ccm.MPList{ManagementPoints: s.points}.XML(), ccm.AuthMPList: ccm.MPList{ManagementPoints: s.points}.XML(),
+		ccm.AuthSiteSignCert:       ccm.SiteSignCert{Certificate: s.rootCA.Raw}.XML(),
+		ccm.AuthMPKeyInformationEx: ccm.MPKeyInformation{SiteCode: "GER", Certificate: ccm.SignedCertificate{Certificate: s.shown.Certificate[0]}, TrustedRootKey: trk}.XML(),
+		ccm.AuthSMSTRC:             ccm.SMSTRC,
+	}[method])
+	return nil
 }
 
 // exchange is CCM_STS.
@@ -477,6 +545,8 @@ func (s *testSite) message(w http.ResponseWriter, r *http.Request, claims token.
 		w.Header().Set("Content-Type", contentType)
 		w.Write(body)
 		return nil
+	case "MP_LocationManager":
+		reply = ccm.SiteInfoReply{Sites: []ccm.SiteRecord{{SiteCode: "GER", HTTPSPort: s.httpsPort}}}.XML()
 	default:
 		reply, err = s.signed(m, claims)
 	}

@@ -43,6 +43,15 @@ type record struct {
 	Message  string              `json:"registration_message,omitempty"` // id that a registration and its confirmations share
 	Key      proof.KeyThumbprint `json:"key,omitempty"`
 
+	Proof      string `json:"proof,omitempty"`       // by what the registration was proved
+	NoKerberos string `json:"no_kerberos,omitempty"` // why Kerberos did not prove it
+
+	Initial  route        `json:"initial_route,omitzero"` // as given; Route is the one that is used
+	Points   []route      `json:"initial_points,omitempty"`
+	Ports    ports        `json:"ports,omitzero"`
+	Chosen   string       `json:"chosen,omitempty"` // why Route; "" before one was chosen, and inside only
+	Verified []string     `json:"verified,omitempty"`
+	Signed   bool         `json:"signed,omitempty"` // answers of this site have come signed
 	Route    route        `json:"route"`
 	Anchor   anchor       `json:"anchor"`
 	SiteCode ccm.SiteCode `json:"site_code,omitempty"`
@@ -55,6 +64,7 @@ type record struct {
 
 func (r record) clone() record {
 	r.Tokens, r.Policies = slices.Clone(r.Tokens), slices.Clone(r.Policies)
+	r.Points, r.Verified = slices.Clone(r.Points), slices.Clone(r.Verified)
 	return r
 }
 
@@ -68,8 +78,10 @@ func (r record) check() error {
 			return catalog.Errorf(catalog.ClientStateDamaged, "state.json has a client id that is none")
 		}
 	}
-	if r.Route.Host != "" && (checkHost(r.Route.Host) != nil || r.Route.Scheme != "http" && r.Route.Scheme != "https") {
-		return catalog.Errorf(catalog.ClientStateDamaged, "state.json has an address that is none")
+	for _, way := range append([]route{r.Route, r.Initial}, r.Points...) {
+		if way.Host != "" && (checkHost(way.Host) != nil || way.Scheme != "http" && way.Scheme != "https") {
+			return catalog.Errorf(catalog.ClientStateDamaged, "state.json has an address that is none")
+		}
 	}
 	return nil
 }
@@ -93,13 +105,18 @@ type Status struct {
 
 	ClientID       ccm.ClientID        `json:"client_id,omitempty"`
 	ApprovalStatus ccm.ApprovalStatus  `json:"approval_status"`
-	Approval       string              `json:"approval"` // in words
-	Level          string              `json:"level"`    // what the approval opens, in words
+	Approval       string              `json:"approval"`              // in words
+	Level          string              `json:"level"`                 // what the approval opens, in words
+	Proof          string              `json:"proof,omitempty"`       // by what the registration was proved, in words
+	NoKerberos     string              `json:"no_kerberos,omitempty"` // why Kerberos did not prove it: code and reason
 	Key            proof.KeyThumbprint `json:"key,omitempty"`
 	Protection     string              `json:"protection"` // what protects the key
 
 	Gateway         string        `json:"gateway,omitempty"`          // HOST/CCM_Proxy_MutualAuth/<id>
 	ManagementPoint string        `json:"management_point,omitempty"` // when there is no gateway
+	Chosen          string        `json:"chosen,omitempty"`           // why that management point
+	Trust           string        `json:"trust,omitempty"`            // where the anchor comes from
+	Verified        []string      `json:"verified,omitempty"`         // what was verified of the site before anything was sent
 	Anchor          string        `json:"anchor,omitempty"`           // by what servers are recognised
 	SiteCode        ccm.SiteCode  `json:"site_code,omitempty"`
 	Name            string        `json:"name,omitempty"`
@@ -117,7 +134,8 @@ func (a *Agent) Status() Status {
 	}
 	s := Status{
 		State: r.State, Since: r.Since, WaitingFor: r.WaitingFor, NextTry: r.NextTry, LastError: r.LastError, ErrorText: r.ErrorText,
-		ApprovalStatus: r.Approval, Key: r.Key, Protection: a.key.Protection(), Anchor: r.Anchor.String(), SiteCode: r.SiteCode, Name: r.Name,
+		ApprovalStatus: r.Approval, Key: r.Key, Protection: a.key.Protection(), Anchor: r.Anchor.String(), Trust: r.Anchor.origin(), Chosen: r.Chosen,
+		Verified: r.Verified, Proof: r.Proof, NoKerberos: r.NoKerberos, SiteCode: r.SiteCode, Name: r.Name,
 		Tokens: r.Tokens, Policies: r.Policies, ClockOffset: a.clock.difference(),
 	}
 	if s.ClientID = r.ClientID; !r.State.registered() {

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -15,13 +16,34 @@ import (
 )
 
 // anchor is by what the agent recognises servers: the site root's hash or a company's
-// authorities. The zero anchor, good inside only, is the system's authorities.
+// authorities. The zero anchor, good inside over https only, is the system's authorities.
 type anchor struct {
-	RootKey string `json:"root_key,omitempty"` // token.Pin of the site root
-	CA      string `json:"ca,omitempty"`       // PEM
+	RootKey string    `json:"root_key,omitempty"` // token.Pin of the site root
+	CA      string    `json:"ca,omitempty"`       // PEM
+	Learned time.Time `json:"learned,omitzero"`   // when the root key was taken on first use
+	From    string    `json:"from,omitempty"`     // from which management point
 }
 
 func (n anchor) empty() bool { return n.RootKey == "" && n.CA == "" }
+
+// same reports whether two anchors recognise the same servers.
+func (n anchor) same(other anchor) bool { return n.RootKey == other.RootKey && n.CA == other.CA }
+
+// origin says where the anchor comes from.
+func (n anchor) origin() string {
+	switch {
+	case !n.Learned.IsZero():
+		return fmt.Sprintf("learned on first use at %s from %s, not given by a person", stamp(n.Learned), n.From)
+	case n.empty():
+		return ""
+	}
+	return "given at enrolment"
+}
+
+// noAnchorInside is the refusal of plain HTTP where nothing could be recognised.
+func noAnchorInside(r route) error {
+	return catalog.Errorf(catalog.ClientNoTrustAnchor, "over plain HTTP nothing shows whose management point %s is; give --root-key, or --trust-first-use if you must", r.Host)
+}
 
 // String says it in words.
 func (n anchor) String() string {
@@ -116,23 +138,28 @@ const maxChain = 4
 // (design decision 15). Codes: ClientServerRoot, ClientServerRole, ClientServerHost,
 // ClientServerExpired.
 func checkServer(chain []*x509.Certificate, rootKey, role, host string, now time.Time) error {
+	if err := checkIssued(chain, rootKey, role, now); err != nil {
+		return err
+	}
+	leaf := chain[0]
+	if err := leaf.VerifyHostname(bracketed(host)); err != nil {
+		return catalog.Wrap(catalog.ClientServerHost, err, "asked for %s; the certificate is for %s", host, strings.Join(names(leaf), ", "))
+	}
+	return nil
+}
+
+// checkIssued checks that a chain is one of a role under the site root.
+func checkIssued(chain []*x509.Certificate, rootKey, role string, now time.Time) error {
 	if len(chain) < 2 || len(chain) > maxChain {
 		return catalog.Errorf(catalog.ClientServerRoot, "the server shows %d certificates; wanted are its own first and the site root last", len(chain))
 	}
-	leaf, root := chain[0], chain[len(chain)-1]
-	if got := token.Pin(root.PublicKey); got != rootKey {
+	if got := token.Pin(chain[len(chain)-1].PublicKey); got != rootKey {
 		return catalog.Errorf(catalog.ClientServerRoot, "the server's chain ends in the root %s, wanted %s", got, rootKey)
 	}
 	if err := checkChain(chain, now); err != nil {
 		return err
 	}
-	if err := checkRole(leaf, role); err != nil {
-		return err
-	}
-	if err := leaf.VerifyHostname(bracketed(host)); err != nil {
-		return catalog.Wrap(catalog.ClientServerHost, err, "asked for %s; the certificate is for %s", host, strings.Join(names(leaf), ", "))
-	}
-	return nil
+	return checkRole(chain[0], role)
 }
 
 func bracketed(host string) string {

@@ -7,17 +7,24 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
 	"postern/catalog"
+	"postern/ccm"
 	"postern/client"
+	"postern/client/kerberos"
 	"postern/logfile"
 )
 
 // clientFlags are common to the client's commands.
 type clientFlags struct {
 	dir, name, rootKey, tokenFile, caFile string
+	trustFirstUse                         bool
+
+	kerberos   kerberos.Config
+	noKerberos bool
 }
 
 func newClient(s *session) *cobra.Command {
@@ -41,11 +48,25 @@ func clientDir() string {
 
 func (f *clientFlags) open(s *session) (*client.Agent, error) {
 	logs := logfile.NewFolder(filepath.Join(f.dir, "logs"), logfile.Options{})
-	config := client.Config{Dir: f.dir, Logs: logs}
+	config := client.Config{Dir: f.dir, Logs: logs, Say: func(text string) { fmt.Fprintln(s.err, "warning:", text) }}
+	if !f.noKerberos {
+		config.Negotiator = f.machine()
+	}
 	if !s.asJSON {
 		config.Observe = func(step client.Step) { fmt.Fprintln(s.err, clientLine(step)) }
 	}
 	return client.Open(config)
+}
+
+// machine gives the machine's credential once it is needed, and then the same one.
+func (f *clientFlags) machine() func() (client.Negotiator, error) {
+	return sync.OnceValues(func() (client.Negotiator, error) {
+		m, err := kerberos.New(f.kerberos)
+		if err != nil {
+			return nil, err // not m: a nil *Machine in the interface would be no nil
+		}
+		return m, nil
+	})
 }
 
 func clientLine(step client.Step) string {
@@ -58,14 +79,19 @@ func clientLine(step client.Step) string {
 func newClientEnrol(s *session, f *clientFlags) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "enrol [ccmsetup parameters and properties]",
-		Short: "Enrol this device, through a gateway with a bulk registration token or directly at a management point",
+		Short: "Enrol this device: through a gateway with a bulk registration token, or inside with the machine's Kerberos credential",
 		Long: `Makes the device's keys, registers it and gets its tokens and policies. Running it again goes on where it stopped and never makes a second device.
 
 It understands ccmsetup's documented parameters (/mp:, /regtoken:, /nocrlcheck, ...) and properties (CCMHOSTNAME=, SMSSITECODE=, SMSMP=, ...).
 The token is best given in a file, or on standard input with --token-file -. On the command line it works too, with a warning, since other processes can read it there.
---root-key is the hash of the site root: without it, or a file of authorities (--ca-file), the internet path is refused.`,
+--root-key is the hash of the site root: without it, or a file of authorities (--ca-file), the internet path and plain HTTP are refused.
+
+Inside, SMSMP= or /mp: names the management point to ask first; it is asked which others there are, and one of the site's is used, https before http.
+The device proves itself with the machine's keytab (HOST$) when there is one, and is approved if the site trusts its domain. Without, or when Kerberos fails, it says so and waits for an administrator.
+--trust-first-use takes the site root from the first management point that answers. Whoever answers decides what the device trusts from then on; use it only where you would type "yes" to an unknown SSH key.`,
 		Example: `  postern client enrol CCMHOSTNAME=gw.example.net/CCM_Proxy_MutualAuth/72057594037927937 SMSSITECODE=P01 --root-key 9f86d0... --token-file token
-  postern client enrol /mp:https://mp.corp.example SMSSITECODE=P01 --root-key 9f86d0...     inside the network; waits for approval`,
+  postern client enrol /mp:https://mp.corp.example SMSSITECODE=P01 --root-key 9f86d0...     inside; the machine's keytab proves the device
+  postern client enrol SMSMP=https://mp.corp.example --root-key 9f86d0... --no-kerberos     inside; waits for an administrator`,
 		RunE: func(c *cobra.Command, arguments []string) error {
 			setup, err := f.setup(s, arguments)
 			if err != nil {
@@ -91,6 +117,16 @@ The token is best given in a file, or on standard input with --token-file -. On 
 	c.Flags().StringVar(&f.rootKey, "root-key", "", "hash of the site root: the trust anchor")
 	c.Flags().StringVar(&f.caFile, "ca-file", "", "PEM file with the authorities of the gateway's certificate, where it is not the site's")
 	c.Flags().StringVar(&f.tokenFile, "token-file", "", "file with the bulk registration token; - for standard input")
+	c.Flags().BoolVar(&f.trustFirstUse, "trust-first-use", false, "inside, without --root-key: take the site root of the first management point that answers, say so, and pin it")
+	c.Flags().StringVar(&f.kerberos.Keytab, "keytab", "", "keytab with the machine's key (default: KRB5_KTNAME, krb5.conf, /etc/krb5.keytab)")
+	c.Flags().StringVar(&f.kerberos.CCache, "ccache", "", "credential cache in a file, instead of a keytab")
+	c.Flags().StringVar(&f.kerberos.Config, "krb5-config", "", "krb5.conf (default: KRB5_CONFIG, /etc/krb5.conf)")
+	c.Flags().StringVar(&f.kerberos.Principal, "principal", "", "the machine's principal (default: the keytab's first that ends in $)")
+	c.Flags().BoolVar(&f.noKerberos, "no-kerberos", false, "do not prove the device by Kerberos")
+	c.MarkFlagsMutuallyExclusive("keytab", "ccache")
+	for _, name := range []string{"keytab", "ccache", "krb5-config", "principal"} {
+		c.MarkFlagsMutuallyExclusive("no-kerberos", name)
+	}
 	c.Flags().StringVar(&f.name, "name", "", "name of the device (default: this machine's host name)")
 	return c
 }
@@ -100,6 +136,7 @@ func (f *clientFlags) setup(s *session, arguments []string) (client.Setup, error
 	if err != nil {
 		return setup, err
 	}
+	setup.TrustFirstUse = f.trustFirstUse
 	setup.CAFile = or(f.caFile, setup.CAFile)
 	setup.RootKey = or(f.rootKey, setup.RootKey)
 	setup.Name = or(f.name, setup.Name)
@@ -127,14 +164,21 @@ func writeStatus(w io.Writer, status client.Status) {
 	}
 	line("client id", status.ClientID)
 	if status.ClientID != "" {
-		line("approval", fmt.Sprintf("status %d, %s", status.ApprovalStatus, status.Approval))
+		line("approval", approvalLine(status))
 		line("opens", status.Level)
 	}
+	line("proved by", status.Proof)
+	line("not by Kerberos", status.NoKerberos)
 	line("name", status.Name)
 	line("site", status.SiteCode)
 	line("gateway", status.Gateway)
 	line("management point", status.ManagementPoint)
+	line("chosen", status.Chosen)
 	line("trusts", status.Anchor)
+	line("trust", status.Trust)
+	for _, what := range status.Verified {
+		line("verified", what)
+	}
 	line("key", status.Key)
 	line("protected by", status.Protection)
 	for _, t := range status.Tokens {
@@ -146,6 +190,15 @@ func writeStatus(w io.Writer, status client.Status) {
 	if status.ClockOffset != 0 {
 		line("clock", fmt.Sprintf("the site's is %s ahead", status.ClockOffset))
 	}
+}
+
+// approvalLine says what the site decided, and what is to be done when it has not.
+func approvalLine(status client.Status) string {
+	text := fmt.Sprintf("status %d, %s", status.ApprovalStatus, status.Approval)
+	if status.ApprovalStatus == ccm.ApprovalNone {
+		text = fmt.Sprintf("status 0, not approved yet; ask an administrator: postern device approve %s (`postern code %s`)", status.ClientID, catalog.ClientWaitsForApproval)
+	}
+	return text
 }
 
 func newClientStatus(s *session, f *clientFlags) *cobra.Command {

@@ -63,6 +63,7 @@ func checks() []check {
 		{"the store opens", mpOnly, checkStore},
 		{"trust log", mpOnly, checkTrustLog},
 		{"weak clients", mpOnly, checkLegacy},
+		{"approval", mpOnly, checkApproval},
 		{"bulk registration tokens", mpOnly, checkBulk},
 		{"gateways", mpOnly, checkGateways},
 		{"connectors", mpOnly, checkConnectors},
@@ -222,6 +223,26 @@ func checkLegacy(_ context.Context, p *patient) finding {
 		return warn("postern site set registration.legacy-keys false", "keys and signatures of 2007 are accepted, at level known")
 	}
 	return good("refused")
+}
+
+// checkApproval warns of what approves more than a person may think, and of what waits for one.
+func checkApproval(ctx context.Context, p *patient) finding {
+	if p.site == nil {
+		return bad("open the store first", "not looked at")
+	}
+	settings := p.site.Settings()
+	text := approvalText(settings, time.Now())
+	if settings.Approval == site.ApproveEveryone {
+		return warn("postern site set approval.mode trusted-domains", "%s", text)
+	}
+	waiting, err := p.site.Conflicts(ctx, site.ConflictFilter{State: site.ConflictWaiting, Limit: 100})
+	if err != nil {
+		return bad("see the code in docs/errors.md", "%v", err)
+	}
+	if len(waiting) > 0 {
+		return warn("postern conflict list", "%s; conflicts that wait for a person: %d%s", text, len(waiting), map[bool]string{true: " or more"}[len(waiting) == 100])
+	}
+	return good("%s", text)
 }
 
 func checkBulk(ctx context.Context, p *patient) finding {

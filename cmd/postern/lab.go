@@ -76,7 +76,7 @@ func (s *session) lab(ctx context.Context, story lab.Story, dir string, once boo
 		fmt.Fprintf(s.out, "Postern lab, story %q. Data and logs: %s\n\n", story.Name, folder)
 		options.Report = s.labLine()
 	}
-	l, err := lab.Start(ctx, options)
+	l, err := story.Start(ctx, options)
 	if err == nil {
 		defer l.Stop()
 		err = l.Tell(ctx, story)
@@ -156,6 +156,10 @@ func (s *session) labLine() func(lab.Step) {
 
 // labNext prints what is up and what to try.
 func (s *session) labNext(l *lab.Lab) {
+	if l.Gateway == nil {
+		s.labNextInside(l)
+		return
+	}
 	config := filepath.Join(l.Dir, "site", "mp.yaml")
 	gateway := filepath.Join(l.Dir, "gateway", "gateway.yaml")
 	postern := self()
@@ -182,6 +186,25 @@ To try, in another terminal:
 Ctrl-C stops it.
 `, l.GatewayHost, l.ManagementPointURL(), l.ManagementPoint.Addresses["http"], filepath.Join(l.Dir, "*", "logs"), config, postern, postern,
 		filepath.Join(l.Dir, "device-laptop2"), l.HostName(), lab.SiteCode, l.SiteRoot, postern, postern, postern, postern, postern, postern, postern, gateway)
+}
+
+// labNextInside is the same for a lab inside a domain.
+func (s *session) labNextInside(l *lab.Lab) {
+	fmt.Fprintf(s.out, `
+The lab is up.
+  management point  https://%s  and, in plain HTTP, http://%s
+  logs              %s
+
+To try, in another terminal:
+  export POSTERN_CONFIG=%s
+  %s device list
+  # the evidence of the approval
+  %s device show WK02-020-51W
+  # no further realm is trusted: the next registration of its computers is refused and says why
+  %s site set approval.trusted-realms ""
+
+Ctrl-C stops it.
+`, l.ManagementPoint.Addresses["https"], l.ManagementPoint.Addresses["http"], filepath.Join(l.Dir, "*", "logs"), filepath.Join(l.Dir, "site", "mp.yaml"), self(), self(), self())
 }
 
 // self is how this program was started, for commands that a person can paste.

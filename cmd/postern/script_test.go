@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rsa"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -41,6 +42,7 @@ func TestScripts(t *testing.T) {
 			"await":     await,
 			"unhealthy": unhealthy,
 			"replace":   replace,
+			"register":  (&agents{keys: map[string]*rsa.PrivateKey{}}).register,
 		},
 	})
 }

@@ -75,7 +75,8 @@ type siteView struct {
 	Hierarchy        string                 `json:"hierarchy"`
 	SiteRoot         string                 `json:"site_root"`
 	Epoch            uint64                 `json:"epoch"`
-	Approval         string                 `json:"approval"`
+	Approval         string                 `json:"approval"` // in force now
+	Settings         map[string]string      `json:"settings"`
 	LegacyKeys       bool                   `json:"legacy_keys"`
 	AES256           bool                   `json:"aes256"`
 	ManagementPoints []site.ManagementPoint `json:"management_points"`
@@ -86,9 +87,15 @@ func newSiteShow(s *session) *cobra.Command {
 		Use: "show", Short: "Show the site: code, root, settings, management points", Args: cobra.NoArgs,
 		RunE: s.siteVerb(func(_ context.Context, st *site.Site, _ []string) error {
 			settings := st.Settings()
-			view := siteView{string(st.SiteCode()), st.Hierarchy(), st.RootPin(), st.Epoch(), string(settings.Approval), settings.LegacyKeys, settings.AES256, st.ManagementPoints()}
+			view := siteView{string(st.SiteCode()), st.Hierarchy(), st.RootPin(), st.Epoch(), string(settings.ApprovalAt(time.Now())), settingValues(settings), settings.LegacyKeys, settings.AES256, st.ManagementPoints()}
 			return s.print(view, func(w io.Writer) {
-				fmt.Fprintf(w, "site code    %s\nhierarchy    %s\nsite root    %s\nstate epoch  %d\napproval     %s\nlegacy keys  %v\nAES-256      %v\n\n", view.SiteCode, view.Hierarchy, view.SiteRoot, view.Epoch, view.Approval, view.LegacyKeys, view.AES256)
+				fmt.Fprintf(w, "site code    %s\nhierarchy    %s\nsite root    %s\nstate epoch  %d\napproval     %s\n\n", view.SiteCode, view.Hierarchy, view.SiteRoot, view.Epoch, approvalText(settings, time.Now()))
+				table(w, "SETTING\tVALUE", func(row func(...any)) {
+					for _, setting := range site.SettingNames() {
+						row(setting.Name, orDash(view.Settings[setting.Name]))
+					}
+				})
+				fmt.Fprintln(w)
 				table(w, "MANAGEMENT POINT\tROLE ID\tADDRESS\tPLAIN HTTP", func(row func(...any)) {
 					for _, m := range view.ManagementPoints {
 						row(m.FQDN, m.RoleID, m.InternalURL, m.HTTP)
@@ -97,6 +104,26 @@ func newSiteShow(s *session) *cobra.Command {
 			})
 		}),
 	}
+}
+
+func settingValues(settings site.Settings) map[string]string {
+	values := map[string]string{}
+	for _, setting := range site.SettingNames() {
+		values[setting.Name] = settings.Value(setting.Name)
+	}
+	return values
+}
+
+// approvalText says which approval mode is in force, and since when or until when another one is not.
+func approvalText(settings site.Settings, now time.Time) string {
+	mode := settings.ApprovalAt(now)
+	switch {
+	case settings.Approval != site.ApproveEveryone:
+		return string(mode)
+	case mode == site.ApproveEveryone:
+		return fmt.Sprintf("%s until %s: whoever reaches the management point is approved", mode, stamp(settings.EveryoneUntil))
+	}
+	return fmt.Sprintf("%s (everyone ended at %s)", mode, stamp(settings.EveryoneUntil))
 }
 
 func newSiteGateway(s *session) *cobra.Command {
@@ -229,12 +256,14 @@ func newSiteKey(s *session) *cobra.Command {
 func newSiteSet(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "set SETTING VALUE", Short: "Change a setting of the site", Args: cobra.ExactArgs(2),
-		Long: "Settings:\n" + settingsHelp(),
+		Long:    "Settings:\n" + settingsHelp(),
+		Example: "  postern site set approval.mode everyone:8h\n  postern site set approval.trusted-realms 'CORP.EXAMPLE,CHILD.CORP.EXAMPLE=CHILD;child.corp.example'\n  postern site set conflict.resolution manual",
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
 			if err := st.Set(ctx, arguments[0], arguments[1], s.actor); err != nil {
 				return err
 			}
-			return s.print(map[string]string{arguments[0]: arguments[1]}, func(w io.Writer) { fmt.Fprintf(w, "%s is %s.\n", arguments[0], arguments[1]) })
+			value := st.Settings().Value(arguments[0])
+			return s.print(map[string]string{arguments[0]: value}, func(w io.Writer) { fmt.Fprintf(w, "%s is %s.\n", arguments[0], orDash(value)) })
 		}),
 	}
 }
