@@ -21,7 +21,7 @@ var forwarded = canonical([]string{
 	// PROPFIND and BITS uploads.
 	"Depth", "Translate", "Content-Name", "BITS-Packet-Type", "BITS-Session-Id", "BITS-Protocol", "BITS-Supported-Protocols",
 
-	"Traceparent", "Tracestate",
+	"Traceparent", "Tracestate", ccm.HeaderSignedReply,
 }, ccm.HopHeaders())
 
 // withheld are the headers of an answer that stay inside: they speak of one connection,

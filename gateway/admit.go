@@ -85,7 +85,7 @@ func (g *Gateway) prove(r *http.Request, x *exchange) error {
 	case want.Anyone:
 		return g.proveNothing(r, x)
 	case want.Certificate:
-		return proveCertificate(r)
+		return g.proveCertificate(r, x)
 	}
 	p, err := g.proveToken(r, want.Tokens)
 	if err != nil {
@@ -108,7 +108,7 @@ func (g *Gateway) proveNothing(r *http.Request, x *exchange) error {
 	if len(r.Header.Values("Authorization")) == 0 && len(r.Header.Values("DPoP")) == 0 {
 		return nil
 	}
-	p, err := g.proveToken(r, token.Kinds())
+	p, err := g.proveToken(r, anyKind())
 	if err == nil {
 		x.proof = p
 	}
@@ -122,14 +122,49 @@ func (g *Gateway) proveToken(r *http.Request, kinds []token.Kind) (proof.Proof, 
 	return g.bearer.Proof(r, kinds...)
 }
 
-// proveCertificate refuses: no roots have been uploaded, against which a client
-// certificate could be judged.
-func proveCertificate(r *http.Request) error {
+// proveCertificate judges the certificate of the connection, anew at every request: it
+// may have been revoked meanwhile. A proof of its key may come with it, for the
+// management point, which sees no handshake; a token may not.
+func (g *Gateway) proveCertificate(r *http.Request, x *exchange) error {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return catalog.Errorf(catalog.GatewayClientCertificate, "the connection shows no client certificate")
 	}
-	return catalog.Errorf(catalog.GatewayCertificateRoots, "this gateway accepts no client certificates yet")
+	if len(r.Header.Values("Authorization")) > 0 {
+		return catalog.Errorf(catalog.TokenWrongKind, "no token is accepted here, but a client certificate")
+	}
+	if _, ok := g.state.Current(); !ok {
+		return catalog.Errorf(catalog.StateMissing, "the gateway has not heard from the site yet")
+	}
+	if g.judge == nil {
+		return catalog.Errorf(catalog.GatewayCertificateRoots, "this gateway accepts no client certificates")
+	}
+	chain := r.TLS.PeerCertificates
+	if len(chain[0].Raw) > maxShown {
+		return catalog.Errorf(catalog.CertificateUnreadable, "the certificate has %d bytes, at most %d are passed on", len(chain[0].Raw), maxShown)
+	}
+	p, err := g.judge.Check(r.Context(), chain)
+	if err != nil {
+		return err
+	}
+	if err := g.state.Revoked(token.Claims{Key: p.Key}); err != nil {
+		return &withdrawn{err}
+	}
+	if len(r.Header.Values("DPoP")) > 0 {
+		if err := g.bearer.Possession(r, p.Key); err != nil {
+			return err
+		}
+	}
+	p.Address = x.address
+	x.proof, x.certificates = p, chain
+	return nil
 }
+
+// withdrawn is the refusal of a certificate whose key the site has blocked: its holder has
+// no token that could be invalid.
+type withdrawn struct{ err error }
+
+func (w *withdrawn) Error() string { return w.err.Error() }
+func (w *withdrawn) Unwrap() error { return w.err }
 
 var errOtherURL = errors.New("another host or path")
 
@@ -165,11 +200,14 @@ func refusal(err error) (ccm.Status, http.Header) {
 	if !ok || entry.Status == 0 {
 		return ccm.StatusOf(http.StatusInternalServerError), header
 	}
+	_, blocked := errors.AsType[*withdrawn](err)
 	switch {
+	case blocked:
+		return ccm.StatusOf(http.StatusForbidden), header
 	case entry.Status == http.StatusUnauthorized:
 		header.Set("WWW-Authenticate", `DPoP algs="RS256 PS256 ES256", error="invalid_token"`)
 		return ccm.StatusInvalidToken, header
-	case code == catalog.GatewayClientCertificate || code == catalog.GatewayCertificateRoots:
+	case code == catalog.GatewayClientCertificate:
 		return ccm.StatusClientCertificateRequired, header
 	case entry.Status == http.StatusServiceUnavailable || entry.Status == http.StatusTooManyRequests:
 		header.Set("Retry-After", retryAfter)

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -34,20 +35,22 @@ func (e Exchange) Code() catalog.Code { return catalog.CodeOf(e.Err) }
 
 // exchange is one request under way.
 type exchange struct {
-	id       string
-	trace    logfile.Trace
-	method   string
-	address  string
-	began    time.Time
-	path     ccm.Path
-	route    *Route
-	proof    proof.Proof
-	status   ccm.Status
-	err      error
-	upload   *upload // nil when nothing is carried inside
-	received counter // bytes of the request's body
-	sent     int64
-	started  bool // the answer's head has left
+	id      string
+	trace   logfile.Trace
+	method  string
+	address string
+	began   time.Time
+	path    ccm.Path
+	route   *Route
+	proof   proof.Proof
+	status  ccm.Status
+	err     error
+
+	certificates []*x509.Certificate // of the device, on a route that asks for one
+	upload       *upload             // nil when nothing is carried inside
+	received     counter             // bytes of the request's body
+	sent         int64
+	started      bool // the answer's head has left
 }
 
 // errClientGone says that there is nobody to answer.
@@ -88,7 +91,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, x *exchange) err
 	case answerMetadata:
 		return g.metadata(w, r, x)
 	case answerTenant:
-		return g.tenant()
+		return g.tenant(w, r, x)
 	}
 	return g.forward(w, r, x)
 }

@@ -53,6 +53,12 @@ type Config struct {
 	// blocked before the first connector comes; "" keeps none.
 	StateFile string
 
+	// Cloud judges tokens of the tenants that State lists; nil refuses them all.
+	Cloud auth.Cloud
+	// Certificates judges client certificates under the authorities that State lists;
+	// nil refuses them all.
+	Certificates auth.ClientCertificates
+
 	Logs *logfile.Folder  // of CMGService.log; nil writes none
 	Log  *slog.Logger     // default: nothing is logged
 	Now  func() time.Time // default time.Now
@@ -83,6 +89,7 @@ type Limits struct {
 	Grace            time.Duration // of requests under way when the gateway stops; default 15 s
 	Statistics       time.Duration // between statistics lines in CMGService.log; default 1 minute
 	Acknowledgements time.Duration // between acknowledgements when nothing changes; default 1 minute
+	UnknownKeys      time.Duration // at least, between two that are sent because of unknown keys; default 10 s
 	LogSync          time.Duration // between two portions of CMGService.log sent inside; default 5 minutes (S2)
 	Retry            time.Duration // before the state is asked for again, at first; default 1 s
 }
@@ -105,6 +112,7 @@ func (l Limits) withDefaults() Limits {
 	l.Grace = cmp.Or(l.Grace, 15*time.Second)
 	l.Statistics = cmp.Or(l.Statistics, time.Minute)
 	l.Acknowledgements = cmp.Or(l.Acknowledgements, time.Minute)
+	l.UnknownKeys = cmp.Or(l.UnknownKeys, 10*time.Second)
 	l.LogSync = cmp.Or(l.LogSync, 5*time.Minute)
 	l.Retry = cmp.Or(l.Retry, time.Second)
 	return l
@@ -128,6 +136,7 @@ type Gateway struct {
 
 	state        *auth.State
 	bearer       *auth.Bearer
+	judge        auth.ClientCertificates // nil: none is accepted
 	hub          *tunnel.Hub
 	routes       []Route
 	certificates *certificates
@@ -135,6 +144,7 @@ type Gateway struct {
 	service      *serviceLog
 	kept         *keptState
 	acked        acknowledged
+	unknown      unknownKeys
 	quiet        *rate.Sometimes // lines that a stranger can cause without end
 	buffers      sync.Pool
 	busy         busy
@@ -154,9 +164,11 @@ func New(config Config) (*Gateway, error) {
 		names: config.Names, key: config.Key, pin: token.Pin(config.Key.Public()), root: config.RootPin,
 		log: config.Log, now: config.Now, rand: config.Rand, limits: config.Limits.withDefaults(), hook: config.Observe,
 		state:       config.State,
+		judge:       config.Certificates,
 		quiet:       &rate.Sometimes{First: 10, Interval: 10 * time.Second},
 		connectors:  make(chan struct{}, 1),
 		acknowledge: make(chan struct{}, 1),
+		unknown:     unknownKeys{heard: make(chan struct{}, 1)},
 	}
 	var err error
 	if g.certificates, err = newCertificates(config, g.now); err != nil {
@@ -165,6 +177,7 @@ func New(config Config) (*Gateway, error) {
 	g.routes = routes(g.limits)
 	g.bearer = auth.NewBearer(auth.BearerConfig{
 		Keys: g.state, Revocation: g.state, Replay: auth.NewMemory(g.limits.Proofs, g.now), URL: g.sameURL, Now: g.now,
+		Cloud: config.Cloud,
 	})
 	g.hub = tunnel.NewHub(tunnel.HubConfig{
 		MaxConnections: g.limits.Connectors, MaxPerName: g.limits.PerConnector,

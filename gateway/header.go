@@ -1,7 +1,10 @@
 package gateway
 
 import (
+	"crypto/x509"
+	"encoding/base64"
 	"net/http"
+	"strings"
 
 	"postern/ccm"
 )
@@ -13,7 +16,7 @@ func requestHeaders() []string {
 	return []string{
 		"Accept", "Accept-Charset", "Accept-Encoding", "Accept-Language", "Content-Encoding", "Content-Type",
 		"Range", "If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "If-Unmodified-Since", "User-Agent",
-		"Authorization", "DPoP",
+		"Authorization", "DPoP", ccm.HeaderSignedReply,
 		ccm.HeaderClientToken, ccm.HeaderClientTokenSignature,
 		ccm.HeaderCCMClientID, ccm.HeaderCCMClientIDSignature, ccm.HeaderCCMClientTimestamp, ccm.HeaderCCMClientTimestampSignature,
 		"CCMClientTimestampsSignature", "CCMAuthHeaderType", "CCMAuthHeaderTypeSignature",
@@ -26,6 +29,7 @@ func responseHeaders() []string {
 	return []string{
 		"Accept-Ranges", "Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language", "Content-Range", "Content-Type",
 		"DPoP-Nonce", "ETag", "Expires", "Last-Modified", "Retry-After", "Vary", "WWW-Authenticate",
+		ccm.HeaderSignedReply, ccm.HeaderSignedReplyChain,
 	}
 }
 
@@ -50,5 +54,26 @@ func (x *exchange) inside(r *http.Request) http.Header {
 	header.Set(ccm.HeaderMessageID, x.id)
 	header.Set(ccm.HeaderExternalHost, r.Host)
 	header.Set("Traceparent", x.trace.Traceparent())
+	if len(x.certificates) > 0 {
+		header.Set(ccm.HeaderClientCertificate, certificateHeader(x.certificates))
+	}
 	return header
+}
+
+// maxShown is how many bytes of a device's chain go inside: what is left, in base64, of
+// the 64 KiB that the tunnel has for a request's head, beside what the device sends.
+const maxShown = 16 << 10
+
+// certificateHeader writes a chain that was found good, leaf first, as far as there is
+// room. The management point judges it again.
+func certificateHeader(chain []*x509.Certificate) string {
+	var texts []string
+	room := maxShown
+	for _, certificate := range chain {
+		if room -= len(certificate.Raw); room < 0 {
+			break
+		}
+		texts = append(texts, base64.StdEncoding.EncodeToString(certificate.Raw))
+	}
+	return strings.Join(texts, ",")
 }

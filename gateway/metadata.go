@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"postern/catalog"
 	"postern/ccm"
@@ -13,10 +14,18 @@ import (
 // and the way (S4). The field names are ours (protocol.md 7.2). It reveals neither
 // version nor site nor names (C19).
 func (g *Gateway) metadata(w http.ResponseWriter, r *http.Request, x *exchange) error {
-	body, _ := json.Marshal(struct { // two simple fields always marshal
+	return g.answerJSON(w, r, x, struct {
 		Service string `json:"service"`
 		Healthy bool   `json:"healthy"`
 	}{"postern-gateway", g.healthy()})
+}
+
+// answerJSON answers with one of the gateway's own documents.
+func (g *Gateway) answerJSON(w http.ResponseWriter, r *http.Request, x *exchange, document any) error {
+	body, err := json.Marshal(document)
+	if err != nil {
+		return err
+	}
 	x.status, x.started, x.sent = ccm.StatusOf(http.StatusOK), true, int64(len(body))
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
@@ -29,8 +38,40 @@ func (g *Gateway) metadata(w http.ResponseWriter, r *http.Request, x *exchange) 
 	return nil
 }
 
-// tenant answers AADAuthInfo: no tenant is onboarded, and every one gets the same
-// answer (S2, product.md 1.1 row 11).
-func (g *Gateway) tenant() error {
+// tenantInfo is the body of AADAuthInfo: what a device needs to ask its tenant for a
+// token for this site, and nothing else. The field names are ours (protocol.md 7.2).
+type tenantInfo struct {
+	TenantID    string `json:"TenantId"`
+	ClientAppID string `json:"ClientAppId"`
+	ResourceURI string `json:"ResourceUri"`
+	Authority   string `json:"Authority"` // issuer of the tenant's tokens, where discovery begins
+}
+
+// tenant answers AADAuthInfo?TenantID=. Every tenant that is not onboarded for sign-in
+// gets one and the same answer (S2, product.md 1.1 row 11).
+func (g *Gateway) tenant(w http.ResponseWriter, r *http.Request, x *exchange) error {
+	asked, err := tenantAsked(x.path.Query)
+	if err != nil {
+		return err
+	}
+	for _, t := range g.state.Tenants() {
+		if !t.Disabled && strings.EqualFold(t.ID, asked) {
+			return g.answerJSON(w, r, x, tenantInfo{t.ID, t.ClientApp, t.Resource, t.Authority()})
+		}
+	}
 	return catalog.Errorf(catalog.GatewayTenantUnknown, "no such tenant is onboarded")
+}
+
+// maxTenantQuery bounds the query before it is read; a tenant's id has 36 characters.
+const maxTenantQuery = 256
+
+func tenantAsked(query string) (string, error) {
+	if len(query) <= maxTenantQuery {
+		for pair := range strings.SplitSeq(query, "&") {
+			if name, value, _ := strings.Cut(pair, "="); strings.EqualFold(name, "TenantID") && value != "" {
+				return value, nil
+			}
+		}
+	}
+	return "", catalog.Errorf(catalog.GatewayTenantUnknown, "the query names no TenantID")
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"postern/auth"
 	"postern/ccm"
 	"postern/token"
 )
@@ -51,8 +52,8 @@ func routes(l Limits) []Route {
 
 	anyone := Requirement{Anyone: true}
 	certificate := Requirement{Certificate: true}
-	anyToken := Requirement{Tokens: token.Kinds()}
-	exchangeable := Requirement{Tokens: []token.Kind{token.KindBulk, token.KindSelfProve}}
+	anyToken := Requirement{Tokens: anyKind()}
+	exchangeable := Requirement{Tokens: []token.Kind{token.KindBulk, token.KindSelfProve, auth.KindEntra}}
 	anyCCM := Requirement{Tokens: []token.Kind{token.KindCCM}, Scopes: []string{token.ScopeRegister, token.ScopeClient}}
 	registered := Requirement{Tokens: []token.Kind{token.KindCCM}, Scopes: []string{token.ScopeClient}}
 
@@ -69,6 +70,9 @@ func routes(l Limits) []Route {
 		{mutual, ccm.EndpointMP, files, read, certificate, 0, answerForward},
 	}
 }
+
+// anyKind is every kind of token that the site or its tenants make.
+func anyKind() []token.Kind { return append(token.Kinds(), auth.KindEntra) }
 
 // find returns the row of a path.
 func (g *Gateway) find(p ccm.Path) (*Route, bool) {
@@ -111,7 +115,7 @@ func (q Requirement) String() string {
 		return "none (rate limited)"
 	case q.Certificate:
 		return "client certificate from the uploaded roots"
-	case len(q.Tokens) == len(token.Kinds()):
+	case len(q.Tokens) == len(anyKind()):
 		return "any valid token + DPoP"
 	}
 	kinds := make([]string, len(q.Tokens))

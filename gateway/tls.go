@@ -48,6 +48,12 @@ func (g *Gateway) connectorTLS() *tls.Config {
 	}
 }
 
+// What a device may show in its handshake. A chain of a company has three or four.
+const (
+	maxDeviceChain = 10
+	maxDeviceBytes = 64 << 10
+)
+
 // deviceTLS shows the certificate for devices. A client certificate is asked for before
 // the path is known and judged by the route.
 func (g *Gateway) deviceTLS() *tls.Config {
@@ -56,6 +62,16 @@ func (g *Gateway) deviceTLS() *tls.Config {
 		NextProtos:     []string{"h2", "http/1.1"},
 		ClientAuth:     tls.RequestClientCert,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return g.certificates.forDevices(), nil },
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			bytes := 0
+			for _, certificate := range cs.PeerCertificates {
+				bytes += len(certificate.Raw)
+			}
+			if len(cs.PeerCertificates) > maxDeviceChain || bytes > maxDeviceBytes {
+				return catalog.Errorf(catalog.CertificateUnreadable, "%d certificates of %d bytes; at most %d of %d are read", len(cs.PeerCertificates), bytes, maxDeviceChain, maxDeviceBytes)
+			}
+			return nil
+		},
 	}
 }
 

@@ -46,7 +46,7 @@ func (v *visit) accessRecord(status ccm.Status, taken time.Duration) logfile.Acc
 	stem, _, _ := strings.Cut(v.r.RequestURI, "?")
 	return logfile.AccessRecord{
 		Time: v.began, ServerAddress: cmp.Or(v.mp.config.ServerIP, ip), Method: v.r.Method, Stem: withoutTokens(stem), Query: withoutTokens(v.loggedQuery()), Port: port,
-		ClientAddress: hostOnly(v.r.RemoteAddr), UserAgent: v.r.UserAgent(), Status: status.Code, SubStatus: status.SubStatus,
+		Username: v.userName(), ClientAddress: hostOnly(v.r.RemoteAddr), UserAgent: v.r.UserAgent(), Status: status.Code, SubStatus: status.SubStatus,
 		Windows: status.Windows, Bytes: v.w.bytes, Taken: taken,
 	}
 }

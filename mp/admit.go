@@ -1,13 +1,10 @@
 package mp
 
 import (
-	"bytes"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"strings"
 
 	"postern/catalog"
 	"postern/ccm"
@@ -20,7 +17,7 @@ import (
 func (v *visit) admit() error {
 	switch {
 	case v.route.Accepts(proof.Kerberos):
-		return nil // the conversation itself is the answer: windowsauth.go
+		return v.admitTicket()
 	case v.route.Accepts(proof.PKICertificate):
 		return v.admitCertificate()
 	case v.route.Accepts(proof.ConnectorCertificate):
@@ -67,11 +64,6 @@ func carriesToken(r *http.Request) bool {
 	return len(r.Header.Values("Authorization")) > 0 || len(r.Header.Values("DPoP")) > 0
 }
 
-// statusUntrusted is IIS's answer to a client certificate under a root that it does not trust: CERT_E_UNTRUSTEDROOT.
-func statusUntrusted() ccm.Status {
-	return ccm.Status{Code: http.StatusForbidden, Reason: http.StatusText(http.StatusForbidden), SubStatus: 16, Windows: 0x800B0109}
-}
-
 // refusal is an error with the status that it is answered with, where the catalogue's is not enough.
 type refusal struct {
 	status ccm.Status
@@ -80,18 +72,6 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.err.Error() }
 func (r *refusal) Unwrap() error { return r.err }
-
-// admitCertificate is the door of a listener in HTTPS mode. A connector's role certificate proves the connector and no device, so it is
-// answered as if none had been shown (S4).
-func (v *visit) admitCertificate() error {
-	switch {
-	case carriesToken(v.r):
-		return catalog.Errorf(catalog.ProofNotAccepted, "this address takes a client certificate")
-	case !v.showsCertificate() || !v.hop.direct():
-		return &refusal{ccm.StatusClientCertificateRequired, catalog.Errorf(catalog.ClientCertificateRequired, "no client certificate of a device was shown")}
-	}
-	return &refusal{statusUntrusted(), catalog.Errorf(catalog.ClientCertificateNotTrusted, "company certificates are not accepted by this version")}
-}
 
 func (v *visit) admitConnector() error {
 	switch {
@@ -126,37 +106,4 @@ func (m *ManagementPoint) calledURL(r *http.Request, htu *url.URL) error {
 	}
 	v.called = htu.String()
 	return nil
-}
-
-// Answers of windows authentication for the access log: SEC_E_LOGON_DENIED with sub-status 1, logon failed.
-func statusLogonDenied() ccm.Status {
-	return ccm.Status{Code: http.StatusUnauthorized, Reason: http.StatusText(http.StatusUnauthorized), SubStatus: 1, Windows: 2148074252}
-}
-
-// windowsAuth asks for a ticket, as IIS does (S0, S1). The body is not looked at: clients send it again with every leg (protocol.md 12).
-func (v *visit) windowsAuth() {
-	v.w.Header().Set("WWW-Authenticate", "Negotiate")
-	credentials := v.r.Header.Values("Authorization")
-	switch {
-	case len(credentials) == 0:
-		v.refuseAs(ccm.StatusUnauthorizedNegotiate, catalog.Errorf(catalog.NegotiateRequired, "send a Kerberos ticket for this host"))
-	case speaksNTLM(credentials):
-		v.refuseAs(statusLogonDenied(), catalog.Errorf(catalog.NTLMRefused, "NTLM is not implemented"))
-	case strings.HasPrefix(strings.ToLower(credentials[0]), "negotiate "):
-		v.refuseAs(statusLogonDenied(), catalog.Errorf(catalog.KerberosNotAvailable, "this management point has no realm"))
-	default:
-		v.refuseAs(statusLogonDenied(), catalog.Errorf(catalog.ProofNotAccepted, "this address takes Negotiate"))
-	}
-}
-
-// speaksNTLM recognises NTLM under its own name and inside Negotiate, wrapped or not.
-func speaksNTLM(credentials []string) bool {
-	for _, credential := range credentials {
-		scheme, data, _ := strings.Cut(credential, " ")
-		raw, _ := base64.StdEncoding.DecodeString(strings.TrimSpace(data))
-		if strings.EqualFold(scheme, "NTLM") || bytes.Contains(raw, []byte("NTLMSSP\x00")) {
-			return true
-		}
-	}
-	return false
 }

@@ -2,6 +2,8 @@ package mp
 
 import (
 	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
 	"net/netip"
 	"strings"
 	"sync"
@@ -11,6 +13,7 @@ import (
 	"postern/catalog"
 	"postern/ccm"
 	"postern/logfile"
+	"postern/revocation"
 	"postern/token"
 )
 
@@ -20,6 +23,10 @@ type hop struct {
 	pin       string
 	address   string // of the device: as the connector says, or of the connection
 	err       error  // why the certificate that was shown is no connector's
+	forged    bool   // the caller is no connector and spoke as one
+
+	certificates   []*x509.Certificate // that the gateway saw, leaf first, when a connector relays; the management point judges them itself
+	certificateErr error               // why what the gateway sent as such cannot be read
 }
 
 func (h hop) direct() bool { return h.connector == "" }
@@ -56,6 +63,7 @@ func (v *visit) showsCertificate() bool { return v.r.TLS != nil && len(v.r.TLS.P
 func (v *visit) dropHopHeaders() {
 	for _, name := range ccm.HopHeaders() {
 		if v.r.Header.Values(name) != nil {
+			v.hop.forged = true
 			v.remember(catalog.Errorf(catalog.HopHeadersForged, "the header %s was dropped", name), "request", "")
 			break
 		}
@@ -77,6 +85,35 @@ func (v *visit) takeHopHeaders() {
 		trace.Message = id
 	}
 	v.setTrace(trace)
+	v.hop.certificates, v.hop.certificateErr = readCertificates(header.Values(ccm.HeaderClientCertificate))
+}
+
+// The budgets of the chain that a gateway passes on.
+const (
+	maxCertificateHeader = 48 << 10
+	maxPassedOn          = 10
+)
+
+// readCertificates reads the certificates that a gateway saw: DER in base64, leaf first, comma between.
+func readCertificates(values []string) ([]*x509.Certificate, error) {
+	if len(values) == 0 {
+		return nil, nil
+	}
+	texts := strings.Split(values[0], ",")
+	if len(values) > 1 || len(values[0]) > maxCertificateHeader || len(texts) > maxPassedOn {
+		return nil, catalog.Errorf(catalog.CertificateUnreadable, "%d headers, the first with %d certificates of %d bytes", len(values), len(texts), len(values[0]))
+	}
+	chain := make([]*x509.Certificate, len(texts))
+	for i, text := range texts {
+		der, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return nil, catalog.Wrap(catalog.CertificateUnreadable, err, "certificate %d is not base64", i+1)
+		}
+		if chain[i], err = revocation.ParseCertificate(der); err != nil {
+			return nil, err
+		}
+	}
+	return chain, nil
 }
 
 // setTrace puts the request's ids where log lines, events and the answer take them from.

@@ -7,6 +7,7 @@ import (
 	"postern/catalog"
 	"postern/ccm"
 	"postern/logfile"
+	"postern/proof"
 	"postern/site"
 	"postern/token"
 )
@@ -31,6 +32,11 @@ func (l logs) registrationBegins(id ccm.ClientID) {
 	l.registration.Infof("Processing Registration request from Client '%s'", id)
 }
 
+// registrationByCloud writes that a device registers with its Entra identity (S2 3.1); the space after the device's id is the documents'.
+func (l logs) registrationByCloud(c proof.Cloud) {
+	l.registration.Infof("Registering device using AAD auth: DeviceId='%s ', TenantId='%s'", c.Device, c.Tenant)
+}
+
 func (l logs) registrationInvalid() {
 	l.registration.Errorf("MP Reg: Registration request body is invalid.")
 }
@@ -46,8 +52,18 @@ func (l logs) tokenBegins(fqdn string) {
 	l.sts.Infof("Incoming request URL: https://%s/CCM_STS", fqdn)
 }
 
+// cloudValidated writes an accepted Entra token (S2 3.4). The line of the documents ends in a space when a device's identifier is not known.
+func (l logs) cloudValidated(c proof.Cloud) {
+	l.sts.Infof("Validated AAD token. TokenType: %s TenantId: %s UserId: %s DeviceId: %s OnPrem_UserSid: %s OnPrem_DeviceSid: %s ", c.Kind, c.Tenant, c.User, c.Device, c.UserSID, c.DeviceSID)
+	l.sts.Infof("TokenType is %s", c.Kind)
+}
+
 func (l logs) tokenIssued(issued site.Issued) {
-	l.sts.Infof("Created SCCM token, token type: %s, hierarchyId: %s, userId: , deviceId: %s", issued.Claims.TokenType, issued.Claims.Hierarchy, issued.Claims.Client)
+	user := ""
+	if issued.Claims.Cloud != nil {
+		user = issued.Claims.Cloud.User
+	}
+	l.sts.Infof("Created SCCM token, token type: %s, hierarchyId: %s, userId: %s, deviceId: %s", issued.Claims.TokenType, issued.Claims.Hierarchy, user, issued.Claims.Client)
 	l.sts.Infof("Issued token")
 	l.sts.Infof("Return token to client")
 }

@@ -58,6 +58,7 @@ func (m *ManagementPoint) endpointOf(name string) (Endpoint, error) {
 // message is one CCM_POST: read, route by TargetEndpoint, prove, answer. A repeated message is answered again; some clients keep one
 // message id for ever (protocol.md 12).
 func (v *visit) message() {
+	defer v.spendRest()
 	m, err := v.readMessage()
 	if err != nil {
 		v.dropUnread(err)
@@ -68,6 +69,8 @@ func (v *visit) message() {
 		hook(endpoint.Name, err == nil)
 	}
 	switch async := endpoint.Async || asynchronous(m); {
+	case catalog.CodeOf(err) == catalog.KerberosReplay:
+		v.refuseAs(statusLogonDenied(), err)
 	case err != nil && ours(err):
 		v.refuse(err)
 	case err != nil:
@@ -103,6 +106,11 @@ func (v *visit) deliver(m *ccm.Message) (endpoint Endpoint, reply string, err er
 	if err := v.tokenSpeaksFor(m, endpoint); err != nil {
 		return endpoint, "", err
 	}
+	if endpoint.Name != endpointRegistration {
+		if err := v.spend(); err != nil {
+			return endpoint, "", err
+		}
+	}
 	var device site.Device
 	if endpoint.Signed || endpoint.Async && m.Header.ClientAuth != nil {
 		if device, err = v.signedBy(m); err != nil {
@@ -137,6 +145,9 @@ func (v *visit) tokenSpeaksFor(m *ccm.Message, endpoint Endpoint) error {
 // signedBy returns the device that the message is from, once its registered key has verified both signatures. The device's level is cut to
 // what the route gives.
 func (v *visit) signedBy(m *ccm.Message) (site.Device, error) {
+	if m.Header.ClientAuth == nil && v.certified() {
+		return v.certifiedBy(m)
+	}
 	id, err := ccm.ParseClientID(m.Header.SourceID)
 	if err != nil {
 		return site.Device{}, catalog.Wrap(catalog.SignatureMissing, err, "the message names no sender")
@@ -179,11 +190,11 @@ func (v *visit) limited(device site.Device, weak bool) (site.Device, error) {
 	if weak && !v.mp.site.Settings().LegacyKeys {
 		return device, catalog.Errorf(catalog.RegistrationWeakKey, "signed with SHA-1; SHA-256 is needed")
 	}
-	if device.Blocked() {
-		return device, catalog.Errorf(catalog.DeviceBlocked, "device %s is blocked", device.ClientID)
+	if err := device.Refused(); err != nil {
+		return device, err
 	}
 	v.mp.site.Seen(device.ClientID)
-	device.Approval.Level = min(device.Approval.Level, v.route.Ceiling)
+	device.Approval.Level = min(device.Approval.Level, v.ceilingFor(device))
 	if weak {
 		device.Approval.Level = min(device.Approval.Level, proof.LevelKnown)
 	}

@@ -3,6 +3,7 @@ package mp
 import (
 	"cmp"
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
@@ -41,6 +42,25 @@ type Config struct {
 
 	// Certificate returns the management point's own certificate, DER, for MPCERT and MPCERT2; nil: the site signing certificate stands in.
 	Certificate func() []byte
+
+	// Cloud judges tokens of the site's Entra tenants; nil refuses them all.
+	Cloud auth.Cloud
+
+	// Certificates judges client certificates of the company; nil refuses them all.
+	Certificates auth.ClientCertificates
+
+	// UnknownKey hears of the keys of tenants that gateways met in tokens and that the site state does not have; nil: nobody does. It must not
+	// block.
+	UnknownKey func(tenant, keyID string)
+
+	// Identity returns the role certificate, leaf first and site root last, and its key, with which answers are signed for clients that ask;
+	// nil: none are.
+	Identity func() (chain [][]byte, key crypto.Signer)
+
+	// Windows judges the tickets of Windows authentication; nil: this management point has no keytab and refuses them all.
+	Windows auth.Negotiator
+	// Shown returns the server certificates, DER, that a listener shows or has shown, for channel binding; nil: none.
+	Shown func(Listener) [][]byte
 
 	Hooks Hooks
 }
@@ -82,7 +102,7 @@ type ManagementPoint struct {
 const (
 	readHeaderTimeout = 5 * time.Second
 	idleTimeout       = 120 * time.Second
-	maxHeaderBytes    = 32 << 10
+	maxHeaderBytes    = 96 << 10 // a ticket of 64 KB in base64 and the rest
 )
 
 // beatEvery is how often a site-state stream says that the state is still in force (design decision 4).
@@ -119,7 +139,7 @@ func New(config Config) (*ManagementPoint, error) {
 		stopping:   make(chan struct{}),
 		renamed:    newRenames(),
 	}
-	m.bearer = auth.NewBearer(auth.BearerConfig{Keys: m.site, Revocation: m.site, Replay: replayMemory{shared: m.site, local: auth.NewMemory(maxRemembered, m.now)}, URL: m.calledURL, Now: m.now})
+	m.bearer = auth.NewBearer(auth.BearerConfig{Keys: m.site, Revocation: m.site, Replay: replayMemory{shared: m.site, local: auth.NewMemory(maxRemembered, m.now)}, URL: m.calledURL, Now: m.now, Cloud: config.Cloud})
 	m.routes, m.endpoints = routeTable(), endpoints()
 	if config.InboxDir == "" {
 		return m, nil

@@ -124,6 +124,9 @@ func (v *visit) policyReader() (*site.Device, error) {
 		}
 		return v.tokenReader()
 	}
+	if !present && v.certified() {
+		return v.certifiedReader()
+	}
 	if !present {
 		return nil, nil
 	}

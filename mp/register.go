@@ -18,14 +18,19 @@ func (v *visit) register(m *ccm.Message, _ site.Device) (string, error) {
 		v.mp.logs.registrationInvalid()
 		return "", err
 	}
+	if v.proof.Cloud != nil {
+		v.mp.logs.registrationByCloud(*v.proof.Cloud)
+	}
 	v.mp.logs.registrationBegins(request.SMSID)
 	if v.proof.Method == proof.Anonymous {
 		v.proof.Method = proof.MessageSignature // site.Register checks it against the request's own certificate
 	}
+	bindCertificate(&v.proof, request)
 	if request.Type == ccm.RegistrationTypeConfirmation {
 		return v.confirm(m, request)
 	}
 	out, err := v.mp.site.Register(v.r.Context(), v.caller(), request)
+	v.spent = err == nil || catalog.CodeOf(err) == catalog.KerberosReplay
 	switch {
 	case errors.Is(err, site.ErrUnavailable):
 		return v.registerLater(m, request, err)
@@ -51,7 +56,7 @@ func (v *visit) registration(request *ccm.RegistrationRequest, status int, id cc
 // rejections are refusals of a request that was signed and understood: the client is told (status 3), and need not guess. What fails
 // verification is answered with nothing.
 func rejections() []catalog.Code {
-	return []catalog.Code{catalog.DeviceBlocked, catalog.RegistrationWeakKey, catalog.RegistrationCertificateExpired, catalog.RegistrationAttribute}
+	return []catalog.Code{catalog.DeviceBlocked, catalog.DeviceObsolete, catalog.RegistrationWeakKey, catalog.RegistrationCertificateExpired, catalog.RegistrationAttribute}
 }
 
 func (v *visit) registrationRefused(request *ccm.RegistrationRequest, err error) (string, error) {
@@ -79,6 +84,9 @@ func (v *visit) registerLater(m *ccm.Message, request *ccm.RegistrationRequest, 
 
 // confirm answers whether the id that a device was given is final.
 func (v *visit) confirm(m *ccm.Message, request *ccm.RegistrationRequest) (string, error) {
+	if err := v.spend(); err != nil {
+		return "", err
+	}
 	out, err := v.mp.site.Confirm(v.r.Context(), v.caller(), request)
 	if catalog.CodeOf(err) == catalog.DeviceUnknown {
 		if final, ok := v.mp.renamed.final(request.SMSID); ok {

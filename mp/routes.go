@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"postern/auth"
 	"postern/catalog"
 	"postern/ccm"
 	"postern/proof"
@@ -19,9 +20,12 @@ const (
 	HTTP         Listener = "http"          // mixed mode: plain HTTP on the inside, as S0 and S1 have it
 	EnhancedHTTP Listener = "enhanced-http" // TLS with a certificate that the site issued; devices prove themselves by signature or token
 	HTTPS        Listener = "https"         // TLS with a certificate of the company; devices without a token need a client certificate
+	// Relayed is no listener of its own: it stands for what a connector brings to one with TLS. A path with a row for it has no other for
+	// connectors; a path without one is served to them as to everybody.
+	Relayed Listener = "relayed"
 )
 
-// Listeners returns all kinds of listener.
+// Listeners returns all kinds of listener; Relayed is none.
 func Listeners() []Listener { return []Listener{HTTP, EnhancedHTTP, HTTPS} }
 
 // Route is one line of the table: an address, where it is served, what it takes as proof, and what that is worth at most.
@@ -52,7 +56,7 @@ const (
 func routeTable() []Route {
 	post, get := []string{methodCCM, http.MethodPost}, []string{http.MethodGet}
 	plain, tls, all := []Listener{HTTP, EnhancedHTTP}, []Listener{EnhancedHTTP, HTTPS}, Listeners()
-	pki := []Listener{HTTPS}
+	pki, relayed := []Listener{HTTPS}, []Listener{Relayed}
 	signed := []proof.Method{proof.Anonymous, proof.MessageSignature}
 	certificate := []proof.Method{proof.PKICertificate}
 	ccmToken := []proof.Method{proof.CCMToken}
@@ -62,16 +66,17 @@ func routeTable() []Route {
 		{Methods: post, Path: "/CCM_System/request", Listeners: plain, Proofs: signed, Ceiling: proof.LevelSecrets, Body: maxMessage, handle: (*visit).message,
 			Note: "registration and location without proof; policy signed with the registered key"},
 		{Methods: post, Path: "/CCM_System/request", Listeners: pki, Proofs: certificate, Ceiling: proof.LevelSecrets, Body: maxMessage, handle: (*visit).message},
+		{Methods: post, Path: "/CCM_System/request", Listeners: relayed, Proofs: certificate, Ceiling: proof.LevelSecrets, Body: maxMessage, handle: (*visit).message, Note: noteRelayed},
 		{Methods: post, Path: "/CCM_System_AltAuth/request", Listeners: plain, Proofs: signed, Ceiling: proof.LevelKnown, Body: maxMessage, handle: (*visit).message,
 			Note: "the proofs of CCM_System, never above known"},
 		{Methods: post, Path: "/CCM_System_AltAuth/request", Listeners: pki, Proofs: certificate, Ceiling: proof.LevelKnown, Body: maxMessage, handle: (*visit).message},
 		{Methods: post, Path: "/CCM_System_TokenAuth/request", Listeners: tls, Proofs: ccmToken, Ceiling: proof.LevelSecrets, Body: maxMessage, Register: true, handle: (*visit).message,
 			Note: "with DPoP; scope register opens MP_ClientRegistration only; policy also signed with the registered key"},
-		{Methods: slices.Concat(post, get), Path: "/CCM_System_WindowsAuth/request", Listeners: all, Proofs: []proof.Method{proof.Kerberos}, Ceiling: proof.LevelManaged, Body: maxMessage, handle: (*visit).windowsAuth,
-			Note: "answered 401 Negotiate; tickets are not accepted yet, NTLM never"},
-		{Methods: slices.Concat(post, get), Path: "/CCM_System_WindowsAuth", Listeners: all, Proofs: []proof.Method{proof.Kerberos}, Ceiling: proof.LevelManaged, Body: maxMessage, handle: (*visit).windowsAuth,
+		{Methods: slices.Concat(post, get), Path: "/CCM_System_WindowsAuth/request", Listeners: all, Proofs: []proof.Method{proof.Kerberos}, Ceiling: proof.LevelManaged, Body: maxMessage, handle: (*visit).message,
+			Note: "Negotiate with a ticket for this host; NTLM never; judged before the body is read"},
+		{Methods: slices.Concat(post, get), Path: "/CCM_System_WindowsAuth", Listeners: all, Proofs: []proof.Method{proof.Kerberos}, Ceiling: proof.LevelManaged, Body: maxMessage, handle: (*visit).emptyAnswer,
 			Note: "tools ask here whether this is a management point"},
-		{Methods: []string{http.MethodPost}, Path: "/CCM_STS", Listeners: tls, Proofs: []proof.Method{proof.BulkToken, proof.SelfProveToken, proof.Assertion}, Ceiling: proof.LevelSecrets, Body: maxTokens, handle: (*visit).tokens,
+		{Methods: []string{http.MethodPost}, Path: "/CCM_STS", Listeners: tls, Proofs: []proof.Method{proof.BulkToken, proof.SelfProveToken, proof.Entra, proof.Assertion}, Ceiling: proof.LevelSecrets, Body: maxTokens, handle: (*visit).tokens,
 			Note: "tokens with DPoP; an assertion alone from inside only"},
 	}
 	for _, file := range []struct {
@@ -82,6 +87,7 @@ func routeTable() []Route {
 		routes = append(routes,
 			Route{Methods: get, Path: "/SMS_MP/" + file.name, Listeners: plain, Proofs: file.proofs, Ceiling: proof.LevelSecrets, handle: file.handle},
 			Route{Methods: get, Path: "/SMS_MP/" + file.name, Listeners: pki, Proofs: certificate, Ceiling: proof.LevelSecrets, handle: file.handle},
+			Route{Methods: get, Path: "/SMS_MP/" + file.name, Listeners: relayed, Proofs: certificate, Ceiling: proof.LevelSecrets, handle: file.handle, Note: noteRelayed},
 			Route{Methods: get, Path: "/SMS_MP_AltAuth/" + file.name, Listeners: plain, Proofs: file.proofs, Ceiling: proof.LevelKnown, handle: file.handle},
 			Route{Methods: get, Path: "/SMS_MP_AltAuth/" + file.name, Listeners: pki, Proofs: certificate, Ceiling: proof.LevelKnown, handle: file.handle},
 			Route{Methods: get, Path: "/SMS_MP_TokenAuth/" + file.name, Listeners: tls, Proofs: ccmToken, Ceiling: proof.LevelSecrets, handle: file.handle, Note: "with DPoP"},
@@ -103,6 +109,9 @@ func routeTable() []Route {
 	return routes
 }
 
+// noteRelayed is the word about certificates of which only the gateway has seen the handshake.
+const noteRelayed = "the certificate that a gateway saw: level known, and more only with a DPoP proof by its key"
+
 // methodCCM is the method of messages (S0).
 const methodCCM = "CCM_POST"
 
@@ -115,12 +124,22 @@ func (route *Route) kinds() []token.Kind {
 	for _, k := range []struct {
 		method proof.Method
 		kind   token.Kind
-	}{{proof.BulkToken, token.KindBulk}, {proof.SelfProveToken, token.KindSelfProve}, {proof.CCMToken, token.KindCCM}} {
+	}{{proof.BulkToken, token.KindBulk}, {proof.SelfProveToken, token.KindSelfProve}, {proof.CCMToken, token.KindCCM}, {proof.Entra, auth.KindEntra}} {
 		if route.Accepts(k.method) {
 			kinds = append(kinds, k.kind)
 		}
 	}
 	return kinds
+}
+
+// on is the listener in the table's sense of a request that came in on l.
+func (m *ManagementPoint) on(l Listener, p ccm.Path, relayed bool) Listener {
+	if relayed && slices.ContainsFunc(m.routes, func(route Route) bool {
+		return route.endpoint == p.Endpoint && route.rest == p.Rest && slices.Contains(route.Listeners, Relayed)
+	}) {
+		return Relayed
+	}
+	return l
 }
 
 // find returns the route of a path and method on a listener.

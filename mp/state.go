@@ -99,7 +99,10 @@ func (v *visit) acknowledge() {
 		v.refuse(err)
 		return
 	}
-	v.keepGatewayLog(raw)
+	if ack, pin, err := token.OpenAck(raw); err == nil {
+		v.keepGatewayLog(ack, pin)
+		v.unknownKeys(ack.UnknownKeys)
+	}
 	v.replyJSON(ackReply{Epoch: v.mp.site.Epoch(), Chain: chain})
 }
 
@@ -114,9 +117,8 @@ func (v *visit) replyJSON(answer any) {
 
 // keepGatewayLog appends the lines that the gateway's CMGService.log grew by to its synchronised copy (S2). The acknowledgement has been
 // verified; each line is read and written anew, so that a gateway can put nothing but log lines there.
-func (v *visit) keepGatewayLog(raw string) {
-	ack, pin, err := token.OpenAck(raw)
-	if err != nil || len(ack.Log) == 0 {
+func (v *visit) keepGatewayLog(ack token.Ack, pin string) {
+	if len(ack.Log) == 0 {
 		return
 	}
 	if len(ack.Log) > token.MaxAckLog {
@@ -131,6 +133,16 @@ func (v *visit) keepGatewayLog(raw string) {
 			return
 		}
 		file.Write(record)
+	}
+}
+
+// unknownKeys passes on what a listed gateway met.
+func (v *visit) unknownKeys(keys []token.UnknownKey) {
+	if v.mp.config.UnknownKey == nil {
+		return
+	}
+	for _, key := range keys {
+		v.mp.config.UnknownKey(key.Tenant, key.KeyID)
 	}
 }
 

@@ -66,6 +66,9 @@ func (v *visit) exchange() (site.Issued, error) {
 	if err != nil {
 		return site.Issued{}, err
 	}
+	if cloud := ask.Caller.Cloud; cloud != nil && ask.Caller.Method == proof.Entra {
+		v.mp.logs.cloudValidated(*cloud)
+	}
 	return v.mp.site.IssueToken(v.r.Context(), ask)
 }
 

@@ -34,6 +34,9 @@ type visit struct {
 	hop    hop
 	trace  logfile.Trace
 	proof  proof.Proof
+	capped bool         // what was proved is worth level known at most
+	signed bool         // the answer has been signed, or refused to be
+	spent  bool         // the ticket of Windows authentication has been noted
 	called string       // the address in the caller's DPoP proof, once it has been compared with ours
 	status ccm.Status   // of a refusal, with the numbers for the access log
 	unread io.Reader    // the body without its bound
@@ -77,7 +80,7 @@ func (v *visit) receive() error {
 		return err
 	}
 	v.path = path
-	route, allowed, err := v.mp.find(v.listener, path, v.r.Method)
+	route, allowed, err := v.mp.find(v.mp.on(v.listener, path, !v.hop.direct()), path, v.r.Method)
 	if err != nil {
 		if allowed != nil {
 			v.w.Header().Set("Allow", strings.Join(allowed, ", "))
@@ -135,11 +138,23 @@ func (v *visit) body() ([]byte, error) {
 
 // caller is what the site judges.
 func (v *visit) caller() site.Caller {
-	return site.Caller{Proof: v.proof, Ceiling: v.route.Ceiling, Direct: v.hop.direct()}
+	return site.Caller{Proof: v.proof, Ceiling: v.ceiling(), Direct: v.hop.direct()}
+}
+
+// ceiling is the highest level that this request gives: the route's, or known where only a gateway has seen the proof.
+func (v *visit) ceiling() proof.Level {
+	if v.capped {
+		return min(v.route.Ceiling, proof.LevelKnown)
+	}
+	return v.route.Ceiling
 }
 
 // reply answers with a whole body.
 func (v *visit) reply(status int, contentType string, body []byte) {
+	if err := v.sign(status, body); err != nil {
+		v.refuse(err)
+		return
+	}
 	v.w.Header().Set("Content-Type", contentType)
 	v.w.Header().Set("Cache-Control", "no-store")
 	v.w.Header().Set("Content-Length", fmt.Sprint(len(body)))
@@ -236,7 +251,9 @@ func (v *visit) remember(err error, kind, subject string) {
 	v.mp.log.LogAttrs(v.r.Context(), levelOf(err), "refused",
 		slog.String("code", string(code)), slog.String("route", v.routeName()), slog.String("subject", subject),
 		slog.String("address", v.hop.address), slog.String("connector", v.hop.connector), slog.Any("error", err))
-	v.note(code, kind, subject, detailOf(err))
+	if code != catalog.NegotiateRequired { // half of all healthy Windows authentication; the access log has it
+		v.note(code, kind, subject, detailOf(err))
+	}
 }
 
 func levelOf(err error) slog.Level {

@@ -15,6 +15,7 @@ import (
 	"postern/client"
 	"postern/connector"
 	"postern/gateway"
+	"postern/internal/realms"
 	"postern/internal/role"
 	"postern/logfile"
 	"postern/mp"
@@ -35,9 +36,11 @@ type Lab struct {
 
 	temporary bool // Dir is ours to remove
 
-	made  role.MadeSite
-	trail *trail
-	now   func() time.Time
+	made   role.MadeSite
+	trail  *trail
+	now    func() time.Time
+	realms *realms.Realms // of the stories inside a domain
+	stops  []func()       // of what a story needs beside the hierarchy
 }
 
 // Options say where and how a lab runs.
@@ -47,6 +50,8 @@ type Options struct {
 	HTTP  bool             // also plain HTTP at the management point
 	Store string           // a database address instead of SQLite in the folder
 	Now   func() time.Time
+	// Realms, when not nil, are the domains: the management point gets their keytab and the name that they know it by.
+	Realms *realms.Realms
 	// Report is told of every step as it ends; may be nil.
 	Report func(Step)
 	// Observe is told of every request at every hop, beside the steps.
@@ -81,7 +86,7 @@ func Start(ctx context.Context, options Options) (l *Lab, err error) {
 	if options.Now == nil {
 		options.Now = time.Now
 	}
-	l = &Lab{Dir: options.Dir, now: options.Now, trail: newTrail(options.Report)}
+	l = &Lab{Dir: options.Dir, now: options.Now, trail: newTrail(options.Report), realms: options.Realms}
 	if l.temporary = l.Dir == ""; l.temporary {
 		if l.Dir, err = os.MkdirTemp("", "postern-lab-"); err != nil {
 			return nil, err
@@ -92,17 +97,27 @@ func Start(ctx context.Context, options Options) (l *Lab, err error) {
 			l.Stop()
 		}
 	}()
-	for _, part := range []struct {
-		hop  string
-		does func(context.Context, Options) (string, error)
-	}{
-		{"site", l.startSite}, {"management point", l.startManagementPoint}, {"gateway", l.startGateway}, {"connector", l.startConnector}, {"tunnel", l.awaitTunnel},
-	} {
+	for _, part := range l.parts() {
 		if err := l.trail.tell(part.hop, func() (string, error) { return part.does(ctx, options) }); err != nil {
 			return l, fmt.Errorf("start %s: %w", part.hop, err)
 		}
 	}
 	return l, nil
+}
+
+// part is a part of the hierarchy and what starts it.
+type part struct {
+	hop  string
+	does func(context.Context, Options) (string, error)
+}
+
+// parts are those of the hierarchy, in their order. A lab inside a domain has no way in from the internet.
+func (l *Lab) parts() []part {
+	inner := []part{{"site", l.startSite}, {"management point", l.startManagementPoint}}
+	if l.realms != nil {
+		return inner
+	}
+	return append(inner, part{"gateway", l.startGateway}, part{"connector", l.startConnector}, part{"tunnel", l.awaitTunnel})
 }
 
 // Stop ends every role, in the reverse order, and removes the folder when it is a temporary one.
@@ -112,6 +127,9 @@ func (l *Lab) Stop() error {
 		if r != nil {
 			errs = append(errs, r.Stop())
 		}
+	}
+	for _, stop := range l.stops {
+		stop()
 	}
 	if l.temporary {
 		errs = append(errs, os.RemoveAll(l.Dir))
@@ -124,6 +142,9 @@ func (l *Lab) startSite(ctx context.Context, options Options) (string, error) {
 	if options.HTTP {
 		ask.HTTP = "127.0.0.1:0"
 	}
+	if l.realms != nil {
+		ask.Name = l.realms.Host("mp")
+	}
 	made, err := role.InitSite(ctx, ask, role.Protection{}, l.now)
 	l.made, l.SiteRoot = made, made.SiteRoot
 	return "site " + SiteCode + " made: site root, signing keys and store, the keys sealed with site.key", err
@@ -135,6 +156,10 @@ func (l *Lab) startManagementPoint(ctx context.Context, options Options) (string
 		return "", err
 	}
 	config.Verbose = true
+	if l.realms != nil {
+		config.Names = append(config.Names, "localhost")
+		config.Kerberos.Keytab = l.realms.MPKeytab()
+	}
 	environment := role.Environment{Now: l.now, ObserveManagementPoint: both(l.trail.managementPoint, options.Observe.ManagementPoint)}
 	if options.Verbs != nil {
 		environment.Verbs = options.Verbs()

@@ -17,6 +17,9 @@ type Story struct {
 	About string
 	Tools []Tool // what the machine must have beside this program
 	tell  func(context.Context, *Lab) error
+
+	// prepare starts what the story needs beside the hierarchy, before it, and says so in the options; nil: nothing.
+	prepare func(context.Context, *Options) (stop func(), err error)
 }
 
 // Tool is a program that a story runs, with the line that installs it.
@@ -25,18 +28,46 @@ type Tool struct{ Name, Install string }
 // Ready reports which tool is missing and how to install it (catalogue code ToolMissing).
 func (s Story) Ready() error {
 	for _, tool := range s.Tools {
-		if _, err := exec.LookPath(tool.Name); err != nil {
+		if _, err := findProgram(tool.Name); err != nil {
 			return catalog.Errorf(catalog.ToolMissing, "story %s needs %s; install it with: %s", s.Name, tool.Name, tool.Install)
 		}
 	}
 	return nil
 }
 
+// findProgram looks where daemons are, too: /usr/sbin is not in everybody's PATH.
+func findProgram(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path, nil
+	}
+	return exec.LookPath("/usr/sbin/" + name)
+}
+
 // Stories lists them; enrol is the default.
 func Stories() []Story {
 	return []Story{
 		{Name: "enrol", About: "a device on the internet enrols with a bulk registration token and talks to its management point", tell: tellEnrol},
+		{Name: "kerberos", About: "inside the network, a computer of a child domain proves itself by Kerberos and is approved; needs MIT's KDC", Tools: kdcTools(), tell: tellKerberos, prepare: startRealms},
 	}
+}
+
+// Start starts the hierarchy with all that the story needs.
+func (s Story) Start(ctx context.Context, options Options) (*Lab, error) {
+	if s.prepare == nil {
+		return Start(ctx, options)
+	}
+	stop, err := s.prepare(ctx, &options)
+	if err != nil {
+		return nil, err
+	}
+	l, err := Start(ctx, options)
+	if err != nil {
+		stop()
+		return l, err
+	}
+	l.stops = append(l.stops, stop)
+	return l, nil
 }
 
 // FindStory returns the story with that name.

@@ -448,6 +448,8 @@ func atPoint(row mp.Route, c credential, relayed bool) (admitted bool, status in
 	}
 	nothing := c.name == "nothing"
 	switch {
+	case row.Accepts(proof.Kerberos) && relayed:
+		return false, 401, []catalog.Code{catalog.ProofNotAccepted}
 	case row.Accepts(proof.Kerberos) && nothing:
 		return false, 401, []catalog.Code{catalog.NegotiateRequired}
 	case row.Accepts(proof.Kerberos):

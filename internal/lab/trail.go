@@ -10,6 +10,7 @@ import (
 	"postern/connector"
 	"postern/gateway"
 	"postern/mp"
+	"postern/proof"
 )
 
 // Step is one line of a story: what happened at which hop, what was proved there, and how long it took.
@@ -138,7 +139,11 @@ func (t *trail) connector(e connector.Exchange) {
 const stateRoute = "/postern/state"
 
 func (t *trail) managementPoint(e mp.Exchange) {
-	if e.Connector == "" || e.Route == stateRoute {
+	switch {
+	case e.Proof.Method == proof.Kerberos || catalog.CodeOf(e.Err) == catalog.NegotiateRequired:
+		t.add(windowsAuthStep(e))
+		return
+	case e.Connector == "" || e.Route == stateRoute:
 		return
 	}
 	what := provedText(string(e.Proof.Method), e.Proof.Scope)

@@ -37,6 +37,8 @@ type Config struct {
 	Store   string `yaml:"store,omitempty" doc:"management point: path of the SQLite file, or postgres://... (a file that holds the address when it begins with @)"`
 	SiteKey string `yaml:"site_key,omitempty" doc:"management point: path of site.key, which opens the keys in the store"`
 
+	Kerberos Kerberos `yaml:"kerberos,omitempty" doc:"management point: Windows authentication"`
+
 	SiteRoot        string   `yaml:"site_root,omitempty" doc:"gateway, connector: hash of the site root, as postern site init printed it"`
 	ManagementPoint string   `yaml:"management_point,omitempty" doc:"connector: https address of its management point"`
 	Gateways        []Listed `yaml:"gateways,omitempty" doc:"connector: gateways to dial instead of those that the site state lists"`
@@ -132,7 +134,7 @@ func (c *Config) fill() {
 	if c.Connections == 0 {
 		c.Connections = 2
 	}
-	for _, p := range []*string{&c.Logs, &c.SiteKey, &c.BackendRoots, &c.TLS.Certificate, &c.TLS.Key, &c.Listen.PKI.Certificate, &c.Listen.PKI.Key} {
+	for _, p := range []*string{&c.Logs, &c.SiteKey, &c.BackendRoots, &c.Kerberos.Keytab, &c.TLS.Certificate, &c.TLS.Key, &c.Listen.PKI.Certificate, &c.Listen.PKI.Key} {
 		*p = c.resolve(*p)
 	}
 	if path, indirect := strings.CutPrefix(c.Store, "@"); indirect {

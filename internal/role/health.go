@@ -12,10 +12,11 @@ import (
 	"postern/inbox"
 )
 
-func managementPointHealth(c Config, opened *OpenedSite, waiting *inbox.Inbox, now func() time.Time) Health {
+func managementPointHealth(c Config, opened *OpenedSite, waiting *inbox.Inbox, w *windows, now func() time.Time) Health {
 	h := Health{Role: c.Role, Name: c.Name, OK: true, Detail: map[string]any{
 		"site_code": opened.Site.SiteCode(), "epoch": opened.Site.Epoch(), "inbox_waiting": waiting.Pending(), "keys": opened.Protection,
 	}}
+	w.health(&h)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	if err := opened.Site.Refresh(ctx); err != nil {

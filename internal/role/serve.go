@@ -170,11 +170,15 @@ func StartManagementPoint(ctx context.Context, c Config, e Environment) (r *Runn
 	if err != nil {
 		return nil, err
 	}
+	windows, err := openWindows(c, opened.Site, e.Now)
+	if err != nil {
+		return nil, err
+	}
 	registry, hooks := managementPointMetrics(e.ObserveManagementPoint)
 	server, err := mp.New(mp.Config{
 		Site: opened.Site, Inbox: waiting, InboxDir: filepath.Join(c.State, "inboxes"), Logs: logs, AccessLog: logs.Access("u_ex.log"), Log: log, Now: e.Now,
 		RoleID: point.RoleID, FQDN: point.FQDN, HTTPPort: portOf(r.Addresses["http"]), HTTPSPort: portOf(cmp.Or(r.Addresses["https"], r.Addresses["pki"])),
-		Certificate: certificate.leaf, Hooks: hooks,
+		Certificate: certificate.leaf, Windows: windows.negotiator(), Shown: shown(listeners, certificate), Identity: certificate.identity, Hooks: hooks,
 	})
 	if err != nil {
 		return nil, err
@@ -184,7 +188,10 @@ func StartManagementPoint(ctx context.Context, c Config, e Environment) (r *Runn
 	for _, l := range listeners {
 		serve(r, server, l, certificate)
 	}
-	health := func() Health { return managementPointHealth(c, opened, waiting, e.Now) }
+	if windows != nil {
+		r.run(inner, "keytab", func(ctx context.Context) error { return windows.watch(ctx, log) })
+	}
+	health := func() Health { return managementPointHealth(c, opened, waiting, windows, e.Now) }
 	return r, openDoor(r, c, &door{health: health, metrics: registry, logs: logs, run: verbs(e, opened)})
 }
 
@@ -303,7 +310,7 @@ func serve(r *Running, m *mp.ManagementPoint, l pointListener, issued *issuedCer
 
 // issuedCertificate is the certificate that the site issued to this management point; it is replaced before it ends.
 type issuedCertificate struct {
-	current atomic.Pointer[tls.Certificate]
+	current, before atomic.Pointer[tls.Certificate]
 }
 
 func (i *issuedCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
@@ -311,6 +318,11 @@ func (i *issuedCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) 
 }
 
 func (i *issuedCertificate) leaf() []byte { return i.current.Load().Certificate[0] }
+
+func (i *issuedCertificate) identity() ([][]byte, crypto.Signer) {
+	current := i.current.Load()
+	return current.Certificate, current.PrivateKey.(crypto.Signer)
+}
 
 // renewEvery is how often a management point takes a fresh certificate; a certificate lives a year.
 const renewEvery = 30 * 24 * time.Hour
@@ -347,8 +359,33 @@ func (i *issuedCertificate) renew(s *site.Site, c Config) error {
 	if err != nil {
 		return err
 	}
-	i.current.Store(&tls.Certificate{Certificate: chain, PrivateKey: key})
+	i.before.Store(i.current.Swap(&tls.Certificate{Certificate: chain, PrivateKey: key}))
 	return nil
+}
+
+// leaves are the certificates that open connections may have seen.
+func (i *issuedCertificate) leaves() [][]byte {
+	all := [][]byte{i.leaf()}
+	if before := i.before.Load(); before != nil {
+		all = append(all, before.Certificate[0])
+	}
+	return all
+}
+
+// shown tells the management point which certificate each of its listeners shows.
+func shown(listeners []pointListener, issued *issuedCertificate) func(mp.Listener) [][]byte {
+	company := map[mp.Listener][][]byte{}
+	for _, l := range listeners {
+		if l.tls != nil {
+			company[l.kind] = l.tls.Certificate[:1]
+		}
+	}
+	return func(kind mp.Listener) [][]byte {
+		if leaf, ok := company[kind]; ok {
+			return leaf
+		}
+		return issued.leaves()
+	}
 }
 
 // identity is what a gateway or connector is known by and knows its site by: the pinned site root, its own key, and what protects that.
