@@ -15,7 +15,7 @@ import (
 )
 
 // TestTheDirectoryNamesEachCause needs root and Samba: make test-ad.
-func TestTheDirectoryNamesEachCause(t *testing.T) {
+func TestForestDirectoryNamesEachCause(t *testing.T) {
 	started, err := realms.StartForests(t.Context(),
 		realms.ForestOptions{Realm: "A2003.VM.LOCAL", Domain: "A2003", Address: "127.0.0.31"},
 		realms.ForestOptions{Realm: "CONTOSO.LOCAL", Domain: "CONTOSO", Address: "127.0.0.32"},
