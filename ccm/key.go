@@ -56,16 +56,13 @@ func ParsePublicKeyBlob(blob []byte) (*rsa.PublicKey, error) {
 // MarshalPublicKeyBlob writes key as a CryptoAPI PUBLICKEYBLOB with the algorithm id
 // that today's clients send. Compare keys with Equal, not by their blobs.
 func MarshalPublicKeyBlob(key *rsa.PublicKey) []byte {
-	modulus := make([]byte, (key.N.BitLen()+7)/8)
-	key.N.FillBytes(modulus)
-	slices.Reverse(modulus)
-	little := binary.LittleEndian
-	blob := little.AppendUint32(make([]byte, 0, blobHeader+len(modulus)), blobVersion)
-	blob = little.AppendUint32(blob, algRSAKeyX)
-	blob = little.AppendUint32(blob, blobMagic)
-	blob = little.AppendUint32(blob, uint32(8*len(modulus)))
-	blob = little.AppendUint32(blob, uint32(key.E))
-	return append(blob, modulus...)
+	blob := make([]byte, blobHeader+(key.N.BitLen()+7)/8)
+	modulus := blob[blobHeader:]
+	for i, value := range []uint32{blobVersion, algRSAKeyX, blobMagic, uint32(8 * len(modulus)), uint32(key.E)} {
+		binary.LittleEndian.PutUint32(blob[4*i:], value)
+	}
+	slices.Reverse(key.N.FillBytes(modulus))
+	return blob
 }
 
 // checkKey refuses keys outside the accepted sizes and exponents.

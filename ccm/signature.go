@@ -130,7 +130,15 @@ func parseHex(text string) ([]byte, error) {
 	return hex.DecodeString(text)
 }
 
-func upperHex(b []byte) string { return strings.ToUpper(hex.EncodeToString(b)) }
+func upperHex(b []byte) string {
+	text := hex.AppendEncode(make([]byte, 0, 2*len(b)), b)
+	for i, c := range text {
+		if c >= 'a' {
+			text[i] = c - ('a' - 'A')
+		}
+	}
+	return string(text)
+}
 
 func digest(hash crypto.Hash, data []byte) []byte {
 	h := hash.New()

@@ -133,11 +133,11 @@ func keyBits(request *ccm.RegistrationRequest) string {
 // recordOf maps the message to the fields of spUpdateClientRegistration (protocol.md 3.7).
 func recordOf(code ccm.SiteCode, caller Caller, request *ccm.RegistrationRequest) (Record, error) {
 	integrated := caller.Method == proof.Kerberos
-	internet, _ := strconv.Atoi(request.Property("InternetFlag"))
+	internet, _ := strconv.Atoi(request.Property("internetflag")) // names in lower case are found without a copy
 	record := Record{
 		SiteCode:         code,
 		Identity:         caller.Account,
-		DeviceID:         request.Property("DeviceID"),
+		DeviceID:         request.Property("deviceid"),
 		Certificate:      request.Signing.DER,
 		Thumbprint:       request.Signing.Thumbprint(),
 		KeyType:          request.KeyType,
@@ -145,16 +145,16 @@ func recordOf(code ccm.SiteCode, caller Caller, request *ccm.RegistrationRequest
 		ValidFrom:        request.Signing.NotBefore.UTC(),
 		ValidTo:          request.Signing.NotAfter.UTC(),
 		AgentType:        request.Agent.Type,
-		SMBIOSID:         request.Property("SMBIOSID"),
-		MACAddress:       request.Property("MACAddress"),
-		HardwareID1:      request.Property("HardwareID1"),
+		SMBIOSID:         request.Property("smbiosid"),
+		MACAddress:       request.Property("macaddress"),
+		HardwareID1:      request.Property("hardwareid1"),
 		ISVProxyID:       proxyID(request),
 		AlwaysInternet:   internet == 2,
 		InternetEnabled:  internet >= 1,
 		IsIntegratedAuth: integrated,
 		Version:          request.Agent.Version,
-		NetbiosName:      request.Property("NetBIOS Name"),
-		FQDName:          request.Property("FQ Name"),
+		NetbiosName:      request.Property("netbios name"),
+		FQDName:          request.Property("fq name"),
 	}
 	if integrated {
 		record.ApprovalMethod = 1
@@ -177,21 +177,24 @@ const maxAttribute = 256
 
 // check refuses attributes that could lie to the person who reads a list (C68): too long, control, bidirectional or invisible characters.
 func (r *Record) check() error {
-	for name, value := range map[string]string{
-		"NetBIOS Name": r.NetbiosName, "FQ Name": r.FQDName, "DeviceID": r.DeviceID, "SMBIOSID": r.SMBIOSID,
-		"MACAddress": r.MACAddress, "HardwareID1": r.HardwareID1, "AgentVersion": r.Version, "Signature SMSID": r.ISVProxyID,
+	for _, attribute := range [...]struct{ name, value string }{
+		{"NetBIOS Name", r.NetbiosName}, {"FQ Name", r.FQDName}, {"DeviceID", r.DeviceID}, {"SMBIOSID", r.SMBIOSID},
+		{"MACAddress", r.MACAddress}, {"HardwareID1", r.HardwareID1}, {"AgentVersion", r.Version}, {"Signature SMSID", r.ISVProxyID},
 	} {
-		if len(value) > maxAttribute {
-			return catalog.Errorf(catalog.RegistrationAttribute, "%s has %d bytes; at most %d are allowed", name, len(value), maxAttribute)
+		if len(attribute.value) > maxAttribute {
+			return catalog.Errorf(catalog.RegistrationAttribute, "%s has %d bytes; at most %d are allowed", attribute.name, len(attribute.value), maxAttribute)
 		}
-		if strings.ContainsFunc(value, unprintable) {
-			return catalog.Errorf(catalog.RegistrationAttribute, "%s holds control or invisible characters: %+q", name, value)
+		if strings.ContainsFunc(attribute.value, unprintable) {
+			return catalog.Errorf(catalog.RegistrationAttribute, "%s holds control or invisible characters: %+q", attribute.name, attribute.value)
 		}
 	}
 	return nil
 }
 
 func unprintable(r rune) bool {
+	if ' ' <= r && r <= '~' {
+		return false
+	}
 	return !unicode.IsPrint(r) || unicode.In(r, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
 
@@ -429,12 +432,12 @@ func (s *Site) approve(tx Tx, caller Caller, n *newcomer, now time.Time) (Approv
 	decided := decide(e)
 	n.code = decided.code
 	facts := map[string]string{"key": string(n.key)}
-	for label, value := range map[string]string{
-		"bulk-token": e.bulkID, "account": caller.Account, "realm": caller.Realm, "tenant": caller.Tenant, "entra-device": caller.Device,
-		"address": caller.Address, "blocked-twin": string(e.blocked), "wanted-but-taken": string(n.owner),
+	for _, fact := range [...]struct{ label, value string }{
+		{"bulk-token", e.bulkID}, {"account", caller.Account}, {"realm", caller.Realm}, {"tenant", caller.Tenant}, {"entra-device", caller.Device},
+		{"address", caller.Address}, {"blocked-twin", string(e.blocked)}, {"wanted-but-taken", string(n.owner)},
 	} {
-		if value != "" {
-			facts[label] = value
+		if fact.value != "" {
+			facts[fact.label] = fact.value
 		}
 	}
 	if e.ticket != nil {
@@ -475,8 +478,9 @@ func (s *Site) noteRegistration(caller Caller, seen newcomerEvents, out Registra
 			Detail: fmt.Sprintf("asked for %s, which another key owns; is %s", seen.owner, out.Device.ClientID)})
 	}
 	if out.New {
-		a := out.Device.Approval
-		seen.events = append(seen.events, Event{Subject: string(out.Device.ClientID), Detail: fmt.Sprintf("registered, approval status %d, level %s, rule %s", a.Status, a.Level, a.Rule)})
+		a := &out.Device.Approval
+		seen.events = append(seen.events, Event{Subject: string(out.Device.ClientID),
+			Detail: "registered, approval status " + strconv.Itoa(int(a.Status)) + ", level " + a.Level.String() + ", rule " + a.Rule})
 	}
 	for _, e := range seen.events {
 		e.Kind, e.Address, e.TraceID = "registration", caller.Address, caller.RequestID

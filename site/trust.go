@@ -4,8 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
-	"fmt"
+	"strconv"
 	"time"
 
 	"postern/catalog"
@@ -13,22 +12,20 @@ import (
 
 // Sum returns the entry's hash: SHA-256, hex, over every field but Hash, each preceded by its length.
 func (e TrustEntry) Sum() string {
-	h := sha256.New()
-	for _, field := range []string{
-		fmt.Sprint(e.Sequence), e.At.UTC().Format(time.RFC3339Nano), e.Actor, e.Action, e.Subject, e.Detail, e.Previous,
+	text := make([]byte, 0, 1024) // enough for nearly every entry
+	for _, field := range [...]string{
+		strconv.FormatUint(e.Sequence, 10), e.At.UTC().Format(time.RFC3339Nano), e.Actor, e.Action, e.Subject, e.Detail, e.Previous,
 	} {
-		fmt.Fprintf(h, "%d:%s", len(field), field)
+		text = strconv.AppendInt(text, int64(len(field)), 10)
+		text = append(append(text, ':'), field...)
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
 }
 
 // trust appends one entry to the trust log inside the transaction of the change that it records.
 func (s *Site) trust(tx Tx, actor, action, subject string, detail map[string]string) error {
 	head, err := tx.TrustHead()
-	if err != nil {
-		return err
-	}
-	text, err := json.Marshal(detail) // keys come out sorted
 	if err != nil {
 		return err
 	}
@@ -38,7 +35,7 @@ func (s *Site) trust(tx Tx, actor, action, subject string, detail map[string]str
 		Actor:    actor,
 		Action:   action,
 		Subject:  subject,
-		Detail:   string(text),
+		Detail:   FactsJSON(detail),
 		Previous: head.Hash,
 	}
 	entry.Hash = entry.Sum()

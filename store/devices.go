@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"postern/ccm"
 	"postern/proof"
@@ -285,9 +286,9 @@ func (t *tx) PutDevice(d site.Device) error {
 	}
 	t.newKey = ""
 	t.lore.someBlocked = t.lore.someBlocked || d.Block.Blocked
-	evidence, err := object(d.Approval.Evidence, len(d.Approval.Evidence))
-	if err != nil {
-		return err
+	evidence := ""
+	if len(d.Approval.Evidence) > 0 {
+		evidence = site.FactsJSON(d.Approval.Evidence)
 	}
 	c, a, b := &d.Record, &d.Approval, &d.Block
 	encKey, oneCertificate := c.EncKey, len(c.EncKey) > 0 && bytes.Equal(c.EncKey, c.Certificate)
@@ -316,4 +317,11 @@ func (t *tx) TouchDevice(id ccm.ClientID, seen time.Time) error {
 }
 
 // fold makes names that differ only in case equal.
-func fold(name string) string { return strings.ToLower(strings.ToUpper(name)) }
+func fold(name string) string {
+	for _, c := range []byte(name) {
+		if c >= utf8.RuneSelf {
+			return strings.ToLower(strings.ToUpper(name))
+		}
+	}
+	return strings.ToLower(name)
+}
