@@ -4,13 +4,14 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"postern/catalog"
 )
 
 // ClientID is the id that a site gives a device: "GUID:" and a uuid, in upper case.
 // Clients sign the upper-case form whatever they were given (protocol.md 2.4), so no
-// other form exists here: make one with [ParseClientID] or [NewClientID].
+// other form exists here: make one with [ParseClientID], [NewClientID] or [NextClientID].
 type ClientID string
 
 const clientIDPrefix = "GUID:"
@@ -32,6 +33,21 @@ func NewClientID(rand io.Reader) (ClientID, error) {
 		return "", fmt.Errorf("make client id: %w", err)
 	}
 	return ClientID(clientIDPrefix + uuid), nil
+}
+
+// NextClientID returns a fresh id that begins with the time (a version 7 uuid, RFC 9562) from
+// 10 bytes of rand. A site gives such ids out: devices that come together then lie together
+// in its database, which is cheaper to write.
+func NextClientID(now time.Time, rand io.Reader) (ClientID, error) {
+	var b [16]byte
+	if _, err := io.ReadFull(rand, b[6:]); err != nil {
+		return "", fmt.Errorf("make client id: %w", err)
+	}
+	milli := uint64(now.UnixMilli())
+	for at := range 6 {
+		b[at] = byte(milli >> (40 - 8*at))
+	}
+	return ClientID(clientIDPrefix + uuidText(b, 7)), nil
 }
 
 // UUID returns the bare uuid in upper case, without "GUID:".
@@ -75,10 +91,15 @@ func newUUID(rand io.Reader) (string, error) {
 	if _, err := io.ReadFull(rand, b[:]); err != nil {
 		return "", fmt.Errorf("read random bytes: %w", err)
 	}
-	b[6] = b[6]&0x0F | 0x40
+	return uuidText(b, 4), nil
+}
+
+// uuidText writes a uuid of a version in the form of RFC 9562, in upper case.
+func uuidText(b [16]byte, version byte) string {
+	b[6] = b[6]&0x0F | version<<4
 	b[8] = b[8]&0x3F | 0x80
 	digits := upperHex(b[:])
-	return digits[:8] + "-" + digits[8:12] + "-" + digits[12:16] + "-" + digits[16:20] + "-" + digits[20:], nil
+	return digits[:8] + "-" + digits[8:12] + "-" + digits[12:16] + "-" + digits[16:20] + "-" + digits[20:]
 }
 
 func isHex(c byte) bool {

@@ -1,9 +1,11 @@
 package ccm
 
 import (
+	"bytes"
 	"crypto/rand"
 	"strings"
 	"testing"
+	"time"
 
 	"postern/catalog"
 )
@@ -52,5 +54,19 @@ func TestParseSiteCode(t *testing.T) {
 		if _, err := ParseSiteCode(text); catalog.CodeOf(err) != catalog.SiteCodeMalformed {
 			t.Errorf("%q: got %v", text, err)
 		}
+	}
+}
+
+func TestNextClientIDBeginsWithTheTime(t *testing.T) {
+	at := time.UnixMilli(0x0123456789AB)
+	id, err := NextClientID(at, bytes.NewReader([]byte{0xFF, 1, 2, 3, 4, 5, 6, 7, 8, 9}))
+	if want := ClientID("GUID:01234567-89AB-7F01-8203-040506070809"); err != nil || id != want {
+		t.Errorf("got %s, %v, want %s", id, err, want)
+	}
+	if later, err := NextClientID(at.Add(time.Millisecond), bytes.NewReader(make([]byte, 10))); err != nil || later <= id {
+		t.Errorf("%s of a millisecond later is not after %s, %v", later, id, err)
+	}
+	if _, err := NextClientID(at, bytes.NewReader(nil)); err == nil {
+		t.Error("no randomness gave an id")
 	}
 }

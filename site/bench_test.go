@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"postern/ccm"
+	"postern/internal/role"
 	"postern/proof"
 	"postern/site"
 	"postern/store"
@@ -24,6 +25,7 @@ const (
 // record and trust entry, everything but the HTTP around it. Rounds with shared commits and with one commit each alternate, each round on a new
 // database. In "running" the site follows its own commits meanwhile, as in a management point.
 func BenchmarkRegister(b *testing.B) {
+	role.UseProcessors() // as the process of a management point does
 	requests := make([]*ccm.RegistrationRequest, benchGrouped)
 	for n := range requests {
 		requests[n] = device(n).request(property("HardwareID1", string(device(n).thumbprint)))

@@ -131,7 +131,7 @@ func (s *Site) checkAssertion(ctx context.Context, ask Exchange, device Device) 
 const reservationLife = token.CCMLifetime + 24*time.Hour
 
 func (s *Site) issueForRegistration(ctx context.Context, ask Exchange) (Issued, error) {
-	id, err := ccm.NewClientID(s.rand)
+	id, err := ccm.NextClientID(s.time(), s.rand)
 	if err != nil {
 		return Issued{}, err
 	}

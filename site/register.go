@@ -382,7 +382,7 @@ func (s *Site) chooseID(tx Tx, n *newcomer) (ccm.ClientID, error) {
 		return "", err
 	}
 	if n.wanted == "" || n.owner != "" {
-		return ccm.NewClientID(s.rand)
+		return ccm.NextClientID(s.time(), s.rand)
 	}
 	return n.wanted, nil
 }

@@ -52,6 +52,9 @@ func (s *session) serve(ctx context.Context, wanted string) error {
 	if err != nil {
 		return err
 	}
+	if wanted == role.ManagementPoint {
+		role.UseProcessors()
+	}
 	running, err := role.Start(ctx, config, role.Environment{Protection: protection, Verbs: verbs})
 	if err != nil {
 		return err
