@@ -235,7 +235,7 @@ type judge struct {
 	users       sync.WaitGroup // checks under way; added to under Certificates.mu
 
 	mu    sync.Mutex
-	good  map[[sha256.Size]byte]found // by the leaf
+	good  map[[sha256.Size]byte]found // by what was shown
 	epoch int                         // of said: what was found before is not kept after
 	said  []revocation.SourceStatus
 }
@@ -309,10 +309,7 @@ func (j *judge) check(ctx context.Context, chain []*x509.Certificate, c *Certifi
 		return proof.Proof{}, j.err
 	}
 	now := c.config.Now()
-	var sum [sha256.Size]byte
-	if len(chain) > 0 && chain[0] != nil {
-		sum = sha256.Sum256(chain[0].Raw)
-	}
+	sum := sumOf(chain)
 	p, epoch, ok := j.remembered(sum, now)
 	if ok {
 		return p, nil
@@ -334,6 +331,20 @@ func (j *judge) check(ctx context.Context, chain []*x509.Certificate, c *Certifi
 	}
 	j.remember(sum, epoch, found{p, untilWhen(verdict, now)})
 	return p, nil
+}
+
+// sumOf names what was shown, as a whole: whether a chain is found good must not depend on
+// what else the same device has shown before.
+func sumOf(chain []*x509.Certificate) (sum [sha256.Size]byte) {
+	h := sha256.New()
+	for _, certificate := range chain {
+		if certificate != nil {
+			one := sha256.Sum256(certificate.Raw)
+			h.Write(one[:])
+		}
+	}
+	h.Sum(sum[:0])
+	return sum
 }
 
 // untilWhen is how long a verdict stands without being reached anew.

@@ -5,7 +5,8 @@
 // of possession; it is the same code at gateways and at management points, with
 // other keys, replay memory and revocation behind three small interfaces. [State] is
 // what a gateway or connector knows of the site; it is such keys and such revocation.
-// [Memory] is a replay memory for one node. [ClientVerifier] and [ServerVerifier]
+// [Memory] is a replay memory for one node. [Certificates] judges the company's
+// certificates that devices show. [ClientVerifier] and [ServerVerifier]
 // judge the role certificates by which gateway, connector and management point know
 // each other.
 //

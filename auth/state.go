@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -193,7 +194,8 @@ func (s *State) Verifier() *token.Verifier {
 }
 
 // Revoked implements Revocation. A blocked bulk token also ends the tokens that were
-// got with it before registration, and leaves registered devices alone.
+// got with it before registration, and leaves registered devices alone. A disabled tenant
+// ends every token that came by it.
 func (s *State) Revoked(c token.Claims) error {
 	v := s.current()
 	switch {
@@ -205,8 +207,27 @@ func (s *State) Revoked(c token.Claims) error {
 		return catalog.Errorf(catalog.TokenBlocked, "bulk registration token %s", c.BulkID)
 	case v.keys[c.Key]:
 		return catalog.Errorf(catalog.KeyBlocked, "key %s", c.Key)
+	case c.Cloud != nil:
+		return v.tenantRevoked(*c.Cloud)
 	}
 	return nil
+}
+
+// tenantRevoked refuses the site's own tokens that came by a tenant which is disabled, or
+// gone, or has dropped the issuer.
+func (v *view) tenantRevoked(cloud proof.Cloud) error {
+	for _, tenant := range v.state.Tenants {
+		switch {
+		case tenant.ID != cloud.Tenant:
+			continue
+		case tenant.Disabled:
+			return catalog.Errorf(catalog.EntraTenantDisabled, "tenant %s is disabled", tenant.ID)
+		case cloud.Issuer != "" && !slices.Contains(tenant.Issuers, cloud.Issuer):
+			return catalog.Errorf(catalog.EntraTenantDisabled, "tenant %s has no issuer %.200q any more", tenant.ID, cloud.Issuer)
+		}
+		return nil
+	}
+	return catalog.Errorf(catalog.EntraTenantDisabled, "tenant %.128q is not onboarded any more", cloud.Tenant)
 }
 
 // Tenants returns the onboarded tenants; none before the site has been heard. The slice

@@ -69,6 +69,45 @@ func TestStateBeforeTheFirstLine(t *testing.T) {
 	wantCode(t, err, catalog.StateMissing)
 }
 
+// TestStateEndsWhatCameByATenant: at a gateway, too, a disabled tenant takes the site's tokens with it.
+func TestStateEndsWhatCameByATenant(t *testing.T) {
+	now, epoch := noon, uint64(1)
+	s := newState(&now)
+	apply := func(tenants ...token.Tenant) {
+		t.Helper()
+		epoch++
+		if _, err := s.Apply(stateLine(t, siteRoot(), epoch, now, func(state *token.SiteState) { state.Tenants = tenants })); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const issuer = "https://id.example/"
+	by := func(tenant, issuer string) token.Claims {
+		return token.Claims{Kind: token.KindCCM, ID: "1", Key: "k", Scope: token.ScopeClient, Cloud: &proof.Cloud{Tenant: tenant, Issuer: issuer}}
+	}
+	good := token.Tenant{ID: "a", Issuers: []string{"https://other.example/", issuer}}
+	disabled := good
+	disabled.Disabled = true
+	for _, test := range []struct {
+		name    string
+		tenants []token.Tenant
+		claims  token.Claims
+		want    catalog.Code
+	}{
+		{"onboarded", []token.Tenant{{ID: "0"}, good}, by("a", issuer), ""},
+		{"onboarded, the issuer is not told", []token.Tenant{good}, by("a", ""), ""},
+		{"disabled", []token.Tenant{disabled}, by("a", issuer), catalog.EntraTenantDisabled},
+		{"removed", []token.Tenant{{ID: "0"}}, by("a", issuer), catalog.EntraTenantDisabled},
+		{"never a tenant", nil, by("a", issuer), catalog.EntraTenantDisabled},
+		{"an issuer that was dropped", []token.Tenant{good}, by("a", "https://gone.example/"), catalog.EntraTenantDisabled},
+		{"by no tenant", []token.Tenant{disabled}, token.Claims{ID: "1", Key: "k"}, ""},
+	} {
+		apply(test.tenants...)
+		if got := catalog.CodeOf(s.Revoked(test.claims)); got != test.want {
+			t.Errorf("%s: got %q, want %q", test.name, got, test.want)
+		}
+	}
+}
+
 func TestHostileLinesKeepTheState(t *testing.T) {
 	good := stateLine(t, siteRoot(), 7, noon, nil)
 	tests := map[string]struct {

@@ -120,4 +120,14 @@ const (
 	ClientNoManagementPoint Code = "P623"
 	// ClientReplyUnsigned: An answer over plain HTTP is not signed by the site, or wrongly.
 	ClientReplyUnsigned Code = "P624"
+	// ClientTenantUnknown: The site's applications for this device's tenant are not known.
+	ClientTenantUnknown Code = "P630"
+	// ClientResourceForeign: The gateway names an application that is not the site's.
+	ClientResourceForeign Code = "P631"
+	// ClientCertificateUnusable: A client certificate of the company cannot be used.
+	ClientCertificateUnusable Code = "P632"
+	// ClientCertificateSeveral: Several client certificates fit.
+	ClientCertificateSeveral Code = "P633"
+	// ClientCertificateWanted: The server wants another client certificate, or one at all.
+	ClientCertificateWanted Code = "P634"
 )

@@ -54,4 +54,6 @@ const (
 	TrustedRealmName Code = "P324"
 	// ActNotConfirmed: More than one device would change.
 	ActNotConfirmed Code = "P325"
+	// EntraOtherDevice: The key belongs to another Entra device.
+	EntraOtherDevice Code = "P326"
 )

@@ -40,4 +40,8 @@ const (
 	ConnectorUnknown Code = "P716"
 	// JoinUnreachable: The management point cannot be reached for joining.
 	JoinUnreachable Code = "P717"
+	// TenantInvalid: Tenant not understood.
+	TenantInvalid Code = "P718"
+	// AuthorityInvalid: Certificate authority not acceptable.
+	AuthorityInvalid Code = "P719"
 )

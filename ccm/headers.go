@@ -11,7 +11,7 @@ const (
 	HeaderClientAddress     = "Postern-Client-Address"     // the device's address as the gateway saw it
 	HeaderMessageID         = "Postern-Message-Id"         // one id from client to management point
 	HeaderExternalHost      = "Postern-External-Host"      // the host that the device asked for
-	HeaderClientCertificate = "Postern-Client-Certificate" // the device's certificate, DER in base64
+	HeaderClientCertificate = "Postern-Client-Certificate" // the device's chain, leaf first, DER in base64, comma between
 )
 
 // The headers by which a client has an answer signed (ours): it sends a nonce, after

@@ -13,11 +13,12 @@ import (
 // the bytes of any slice of the text again.
 func decodeUTF16(b []byte) string {
 	b, order := cutByteOrderMark(b)
-	text := make([]byte, 0, len(b)/2)
+	var text strings.Builder // gives its memory away, so that a large body is not copied once more
+	text.Grow(len(b) / 2)
 	for ; len(b) >= 2; b = b[2:] {
 		unit := order.Uint16(b)
 		if unit < utf8.RuneSelf {
-			text = append(text, byte(unit))
+			text.WriteByte(byte(unit))
 			continue
 		}
 		r := rune(unit)
@@ -29,9 +30,9 @@ func decodeUTF16(b []byte) string {
 				}
 			}
 		}
-		text = utf8.AppendRune(text, r)
+		text.WriteRune(r)
 	}
-	return string(text)
+	return text.String()
 }
 
 // encodeUTF16 encodes text as little-endian UTF-16 without byte order mark or NUL.

@@ -2,6 +2,7 @@ package ccm
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 )
 
@@ -27,6 +28,13 @@ func TestDecodeUTF16(t *testing.T) {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})
+	}
+}
+
+func TestALargeTextIsDecodedIntoOnePieceOfMemory(t *testing.T) {
+	large := encodeUTF16(strings.Repeat("x", 1<<20))
+	if got := testing.AllocsPerRun(5, func() { decodeUTF16(large) }); got != 1 {
+		t.Errorf("got %v allocations, want 1", got)
 	}
 }
 

@@ -130,7 +130,7 @@ func (e *element) Twice(except ...string) string {
 // escapeXML writes text so that it can stand in an attribute or in character data.
 // What XML forbids becomes U+FFFD.
 func escapeXML(text string) string {
-	if !strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || strings.ContainsRune(`&<>"'`, r) || !isXMLChar(r) }) {
+	if utf8.ValidString(text) && !strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || strings.ContainsRune(`&<>"'`, r) || !isXMLChar(r) }) {
 		return text
 	}
 	var b strings.Builder

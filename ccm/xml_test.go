@@ -115,6 +115,9 @@ func TestEscapeXMLReadsBack(t *testing.T) {
 	if got := escapeXML("a\x00b\x1Fc"); got != "a\uFFFDb\uFFFDc" {
 		t.Errorf("forbidden characters: %q", got)
 	}
+	if got := escapeXML("a\xFFb"); got != "a\uFFFDb" {
+		t.Errorf("bytes that are no character: %q", got)
+	}
 	if got := escapeASCII("é&"); got != "&#233;&amp;" {
 		t.Errorf("escapeASCII: %q", got)
 	}

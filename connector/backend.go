@@ -1,6 +1,8 @@
 package connector
 
 import (
+	"cmp"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -8,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -39,10 +42,10 @@ func (c *Connector) backendTransport() *http.Transport {
 	http1.SetHTTP1(true)
 	dialer := &net.Dialer{Timeout: 10 * time.Second, Control: allowed(c.cfg.AllowedNetworks)}
 	return &http.Transport{
-		Protocols:              &http1,
-		DialContext:            dialer.DialContext,
-		TLSClientConfig:        c.backendTLS(),
-		TLSHandshakeTimeout:    10 * time.Second,
+		Protocols: &http1,
+		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return c.dialBackend(ctx, dialer, network, address)
+		},
 		ResponseHeaderTimeout:  c.cfg.BackendTimeout,
 		MaxIdleConns:           1024,
 		MaxIdleConnsPerHost:    512,
@@ -54,15 +57,39 @@ func (c *Connector) backendTransport() *http.Transport {
 	}
 }
 
+// backendHandshake bounds the TLS handshake with a management point.
+const backendHandshake = 10 * time.Second
+
+// dialBackend connects to a management point. Each connection has a configuration of its
+// own, because what is shown depends on what the other side has shown.
+func (c *Connector) dialBackend(ctx context.Context, dialer *net.Dialer, network, address string) (net.Conn, error) {
+	raw, err := dialer.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, backendHandshake)
+	defer cancel()
+	conn := tls.Client(raw, c.backendTLS(address))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
 // backendTLS accepts a management point's role certificate under the site root, or a
 // certificate for the host's name under the company's authorities where they are given.
-func (c *Connector) backendTLS() *tls.Config {
+func (c *Connector) backendTLS(address string) *tls.Config {
 	bySite := auth.ServerVerifier(c.cfg.RootPin, token.RoleManagementPoint, c.cfg.Now)
+	host, _, _ := net.SplitHostPort(address)
+	ours := false // known before a certificate is asked for: TLS orders it so
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS12,
+		ServerName:         host,
 		InsecureSkipVerify: true, // VerifyConnection judges
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			err := bySite(cs)
+			ours = err == nil
 			if err != nil && c.cfg.BackendRoots != nil {
 				err = verifyByName(cs, c.cfg.BackendRoots, c.cfg.Now())
 			}
@@ -71,8 +98,60 @@ func (c *Connector) backendTLS() *tls.Config {
 			}
 			return nil
 		},
-		GetClientCertificate: c.clientCertificate,
+		GetClientCertificate: func(asked *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if ours || !c.wantsCompany(address, asked) {
+				return c.certificate.Load(), nil
+			}
+			return c.companyCertificate(address), nil
+		},
 	}
+}
+
+// wantsCompany reports whether a management point wants a certificate of the company from
+// the connector: it is listed, or it names the authorities that it accepts and the site's
+// is not among them. All others get the role certificate. A Postern management point
+// honours what a connector says of its devices from that alone; were it shown a company
+// certificate instead, the connector would pass for a device.
+func (c *Connector) wantsCompany(address string, asked *tls.CertificateRequestInfo) bool {
+	if c.cfg.ClientCertificates == nil || address == c.ownAddress() {
+		return false
+	}
+	host, _, _ := net.SplitHostPort(address)
+	listed := func(name string) bool { return strings.EqualFold(name, host) || strings.EqualFold(name, address) }
+	return slices.ContainsFunc(c.cfg.CompanyHosts, listed) || len(asked.AcceptableCAs) > 0 && asked.SupportsCertificate(c.certificate.Load()) != nil
+}
+
+// ownAddress is the management point that tells the site state, which is Postern's.
+func (c *Connector) ownAddress() string {
+	return net.JoinHostPort(c.managementPoint.Hostname(), cmp.Or(c.managementPoint.Port(), "443"))
+}
+
+// companyCertificate chooses among the machine's certificates. When none fits, none is
+// shown, and the management point says what it makes of that (S4).
+func (c *Connector) companyCertificate(address string) *tls.Certificate {
+	chosen, err := SelectCertificate(c.cfg.ClientCertificates(), c.allowedRoots(), c.cfg.Now(), c.cfg.Log)
+	if err != nil {
+		c.cfg.Events.Warn("no company certificate to show", "backend", address, "code", catalog.CodeOf(err), "error", err)
+		return &tls.Certificate{}
+	}
+	return &chosen
+}
+
+// allowedRoots are the authorities whose certificates count: those of the backends, and
+// those that were uploaded to the site.
+func (c *Connector) allowedRoots() *x509.CertPool {
+	pool := x509.NewCertPool()
+	if c.cfg.BackendRoots != nil {
+		pool = c.cfg.BackendRoots.Clone()
+	}
+	if uploaded := c.state.Authorities(); uploaded != nil {
+		for _, der := range uploaded.Roots {
+			if root, err := x509.ParseCertificate(der); err == nil {
+				pool.AddCert(root)
+			}
+		}
+	}
+	return pool
 }
 
 func verifyByName(cs tls.ConnectionState, roots *x509.CertPool, now time.Time) error {

@@ -42,11 +42,18 @@ type Config struct {
 	Gateways              func() []Gateway // default: those of the site state
 	ConnectionsPerGateway int              // default 2
 
-	Proxy           func(*http.Request) (*url.URL, error) // way out; default http.ProxyFromEnvironment
-	BackendRoots    *x509.CertPool                        // company authorities of backends, beside the site root; default none
-	AllowedNetworks []netip.Prefix                        // where backends may be; default anywhere but link-local and multicast
-	BackendTimeout  time.Duration                         // for the head of an answer; default 2 min
-	Grace           time.Duration                         // for requests under way when the connector stops; default 30 s
+	Proxy        func(*http.Request) (*url.URL, error) // way out; default http.ProxyFromEnvironment
+	BackendRoots *x509.CertPool                        // company authorities of backends, beside the site root; default none
+	// ClientCertificates returns the machine's certificates of the company, for management
+	// points that accept no role certificate: those of CompanyHosts (host or host:port), and
+	// those that ask for other authorities' certificates than the site's. SelectCertificate
+	// chooses. Default: none is ever shown.
+	ClientCertificates func() []tls.Certificate
+	CompanyHosts       []string
+
+	AllowedNetworks []netip.Prefix // where backends may be; default anywhere but link-local and multicast
+	BackendTimeout  time.Duration  // for the head of an answer; default 2 min
+	Grace           time.Duration  // for requests under way when the connector stops; default 30 s
 
 	Log    *logfile.Log // SMS_CLOUD_PROXYCONNECTOR.log; default: nothing is written
 	Events *slog.Logger // default: nothing is logged

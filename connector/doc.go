@@ -11,6 +11,11 @@
 // The connector believes the site root alone. A gateway can ask only for what the
 // state publishes, cannot name a host, and gets no credential of the connector's.
 //
+// Towards management points it shows the role certificate that the site gave it: that is
+// what makes a Postern management point believe what it says of its devices. Management
+// points of another make know company certificates only; for those certificate.go chooses
+// one of the machine's by the filters of the documents (S4).
+//
 // The package is not for deciding who a device is: gateway and management point both
 // do that. It never looks inside a body.
 package connector

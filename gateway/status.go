@@ -22,6 +22,7 @@ type Status struct {
 	LastHeard      time.Time           `json:"last_heard"`
 	Connectors     []tunnel.Connection `json:"connectors"`
 	Certificate    Certificate         `json:"certificate"` // what devices see
+	Tenants        []Tenant            `json:"tenants,omitempty"`
 	Requests       int64               `json:"requests"`    // since the start
 	Refused        int64               `json:"refused"`     // of them, refused here or broken off
 	TurnedAway     int64               `json:"turned_away"` // connections beyond the limits
@@ -32,6 +33,13 @@ type Status struct {
 type Certificate struct {
 	Source   string    `json:"source"` // CertificateCompany, CertificateSite or CertificateSelfSigned
 	NotAfter time.Time `json:"not_after"`
+}
+
+// Tenant is an onboarded tenant as the gateway knows it.
+type Tenant struct {
+	ID       string `json:"id"`
+	Keys     bool   `json:"keys"` // the provider's keys have come with the site state
+	Disabled bool   `json:"disabled"`
 }
 
 // Status returns the gateway's account of itself.
@@ -45,9 +53,16 @@ func (g *Gateway) Status() Status {
 		Names: g.names, Pin: g.pin, Healthy: g.healthy(), Problems: problems,
 		SiteCode: state.SiteCode, Epoch: state.Epoch, Acknowledged: acknowledged, AcknowledgedAt: at,
 		Stale: g.state.Stale(), LastHeard: g.state.LastHeard(), Connectors: g.hub.Connections(),
-		Certificate: Certificate{Source: shown.source, NotAfter: shown.Leaf.NotAfter},
-		Requests:    requests, Refused: refused, TurnedAway: g.turnedAway.load(), LostLines: g.service.log.Lost(),
+		Certificate: Certificate{Source: shown.source, NotAfter: shown.Leaf.NotAfter}, Tenants: g.tenants(),
+		Requests: requests, Refused: refused, TurnedAway: g.turnedAway.load(), LostLines: g.service.log.Lost(),
 	}
+}
+
+func (g *Gateway) tenants() (all []Tenant) {
+	for _, t := range g.state.Tenants() {
+		all = append(all, Tenant{t.ID, len(t.Keys) > 0, t.Disabled})
+	}
+	return all
 }
 
 // healthy reports whether a device's request can be judged by what the site says now,

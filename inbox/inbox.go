@@ -28,6 +28,7 @@ type Record struct {
 	ReceivedAt  time.Time
 	Proof       proof.Proof // what the caller had proved
 	Ceiling     proof.Level // the highest level that its route gives
+	Direct      bool        // no gateway and connector stood between
 	ContentType string
 	Message     []byte       // the message as it was received
 	ClientID    ccm.ClientID // the id that the device was told; final at confirmation
@@ -167,18 +168,22 @@ func (b *Inbox) loadSegment(path string) (*segment, error) {
 	}
 }
 
-// putAside keeps a copy of what follows the last whole record.
+// putAside keeps a durable copy of what follows the last whole record, behind what an earlier file of this number may have left: numbers begin
+// again once the inbox is empty.
 func (b *Inbox) putAside(f *os.File, s *segment) error {
 	if _, err := f.Seek(s.size, io.SeekStart); err != nil {
 		return err
 	}
 	path := strings.TrimSuffix(s.path, suffix) + badSuffix
-	bad, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	bad, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
 	defer bad.Close()
 	n, err := io.Copy(bad, f)
+	if err == nil {
+		err = bad.Sync() // before the original is cut
+	}
 	b.o.Log.Warn("inbox file holds bytes that are no record", "code", string(catalog.InboxDamaged), "file", path, "bytes", n)
 	return err
 }
@@ -193,6 +198,9 @@ func (b *Inbox) Append(ctx context.Context, r Record) error {
 	frame, err := appendFrame(nil, r)
 	if err != nil {
 		return err
+	}
+	if len(frame) > frameHead+maxFrame { // readFrame would take it for damage, and with it everything behind it
+		return catalog.Errorf(catalog.InboxRecordTooLarge, "the record has %d bytes; at most %d are kept", len(frame), frameHead+maxFrame)
 	}
 	a := &appending{frame: frame, done: make(chan error, 1)}
 	b.mu.Lock()

@@ -3,6 +3,7 @@ package mp
 import (
 	"bytes"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"net/http"
 	"strings"
@@ -22,8 +23,12 @@ import (
 // gives level known, and whatever a message proves by its own signature stays at that. A DPoP proof by the certificate's key, which is checked
 // here, is as good as a handshake.
 func (v *visit) admitCertificate() error {
-	chain, possession := v.hop.certificates, len(v.r.Header.Values("DPoP")) > 0
-	if v.hop.direct() && v.showsCertificate() {
+	possession := len(v.r.Header.Values("DPoP")) > 0
+	var chain []*x509.Certificate
+	switch {
+	case v.route.relayed():
+		chain = v.hop.certificates
+	case v.hop.direct() && v.showsCertificate():
 		chain = v.r.TLS.PeerCertificates
 	}
 	switch {
@@ -152,9 +157,14 @@ const keyTypePKI = 2
 
 // bindCertificate fits the proof of a certificate to the registration that came with it (protocol.md 3). A client registers with the certificate
 // itself as its signing certificate, and then its key is the device's. Or it signs with a key of its own and shows the certificate in TLS alone:
-// then the certificate is the evidence, and the device's key is the one that signed, which the certificate's key must not be compared with.
+// then the certificate is the evidence, and the device's key is the one that signed, which the certificate's key must not be compared with. Behind
+// a gateway that is worth no more than known.
 func bindCertificate(p *proof.Proof, request *ccm.RegistrationRequest) {
-	if p.Method != proof.PKICertificate || request.Signing == nil {
+	switch {
+	case p.Method != proof.PKICertificate:
+		return
+	case request.Signing == nil: // a confirmation, which is judged by the registered key alone
+		p.Key = ""
 		return
 	}
 	if bytes.Equal(request.Signing.DER, p.Certificate) {

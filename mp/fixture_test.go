@@ -98,6 +98,8 @@ type fixture struct {
 	roleID uint64
 	addr   map[Listener]string
 	client *http.Client // HTTP/1.1, no client certificate
+
+	company *company // nil without withCompany
 }
 
 // breakable is a real store that can be taken away: the outside world failing, not a mock of ours.
@@ -168,6 +170,10 @@ func newFixture(t testing.TB, edit ...func(*Config)) *fixture {
 	}
 	for _, e := range edit {
 		e(&config)
+	}
+	if c, ok := config.Certificates.(*company); ok {
+		f.company = c
+		c.clock = f.clock
 	}
 	f.mp, err = New(config)
 	f.must(err)

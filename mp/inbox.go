@@ -24,7 +24,7 @@ func (v *visit) keep(m *ccm.Message, id ccm.ClientID) error {
 		return catalog.Errorf(catalog.InboxRecordTooLarge, "a registration of %d bytes", v.r.ContentLength)
 	}
 	return v.mp.config.Inbox.Append(v.r.Context(), inbox.Record{
-		ID: m.Header.ID, ReceivedAt: v.began, Proof: v.proof, Ceiling: v.ceiling(), ContentType: v.r.Header.Get("Content-Type"), Message: v.raw.Bytes(),
+		ID: m.Header.ID, ReceivedAt: v.began, Proof: v.proof, Ceiling: v.ceiling(), Direct: v.hop.direct(), ContentType: v.r.Header.Get("Content-Type"), Message: v.raw.Bytes(),
 		ClientID: id, TraceID: v.trace.ID,
 	})
 }
@@ -81,7 +81,7 @@ func (m *ManagementPoint) registerRecord(ctx context.Context, record inbox.Recor
 		request.SMSID = record.ClientID
 	}
 	bindCertificate(&record.Proof, request)
-	return m.site.Register(ctx, site.Caller{Proof: record.Proof, Ceiling: record.Ceiling, Direct: true}, request)
+	return m.site.Register(ctx, site.Caller{Proof: record.Proof, Ceiling: record.Ceiling, Direct: record.Direct}, request)
 }
 
 // provisionalID is the client id of a registration that waits: the one reserved for its token, the one that the device wants, or one made

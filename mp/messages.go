@@ -243,6 +243,10 @@ func (v *visit) dropUnread(err error) {
 }
 
 func (v *visit) empty() {
+	if err := v.sign(http.StatusOK, nil); err != nil {
+		v.refuse(err)
+		return
+	}
 	v.w.Header().Set("Content-Length", "0")
 	v.w.Header().Set("Cache-Control", "no-store")
 	v.w.WriteHeader(http.StatusOK)

@@ -26,6 +26,9 @@ func (v *visit) register(m *ccm.Message, _ site.Device) (string, error) {
 		v.proof.Method = proof.MessageSignature // site.Register checks it against the request's own certificate
 	}
 	bindCertificate(&v.proof, request)
+	if !v.hop.direct() && v.proof.Method == proof.PKICertificate && v.proof.Key == "" {
+		v.capped = true // a proof covers no body: a gateway that was taken could put its own registration behind it
+	}
 	if request.Type == ccm.RegistrationTypeConfirmation {
 		return v.confirm(m, request)
 	}

@@ -118,6 +118,9 @@ const methodCCM = "CCM_POST"
 // Accepts reports whether the route takes that proof.
 func (route *Route) Accepts(method proof.Method) bool { return slices.Contains(route.Proofs, method) }
 
+// relayed reports whether the route is for what a connector brings.
+func (route *Route) relayed() bool { return slices.Contains(route.Listeners, Relayed) }
+
 // kinds are the kinds of token that the route takes.
 func (route *Route) kinds() []token.Kind {
 	var kinds []token.Kind
@@ -135,7 +138,7 @@ func (route *Route) kinds() []token.Kind {
 // on is the listener in the table's sense of a request that came in on l.
 func (m *ManagementPoint) on(l Listener, p ccm.Path, relayed bool) Listener {
 	if relayed && slices.ContainsFunc(m.routes, func(route Route) bool {
-		return route.endpoint == p.Endpoint && route.rest == p.Rest && slices.Contains(route.Listeners, Relayed)
+		return route.endpoint == p.Endpoint && route.rest == p.Rest && route.relayed()
 	}) {
 		return Relayed
 	}

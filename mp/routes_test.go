@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"postern/catalog"
+	"postern/ccm"
 	"postern/proof"
 	"postern/site"
 )
@@ -29,7 +30,7 @@ func credentials(f *fixture) []credential {
 	f.register(d)
 	client := f.tokenFrom(f.exchange(d, bulk, url.Values{})).AccessToken
 	selfProve := f.tokenFrom(f.exchange(d, bulk, f.asking(d, "self-prove"))).AccessToken
-	plain := f.client
+	plain, connector, c := f.client, f.connector("C1"), f.company
 	token := func(raw string, by *device) func(method, address string) []string {
 		return func(method, address string) []string {
 			return f.withToken(by.key, method, "https"+strings.TrimPrefix(strings.TrimPrefix(address, "https"), "http"), raw)
@@ -54,8 +55,21 @@ func credentials(f *fixture) []credential {
 		{"basic", plain, fixed("Authorization", "Basic dTpw")},
 		{"negotiate", plain, fixed("Authorization", "Negotiate YIIB")},
 		{"ntlm", plain, fixed("Authorization", "Negotiate TlRMTVNTUAABAAAAAAAAAAAAAAA=")},
-		{"connector", f.connector("C1"), none},
+		{"connector", connector, none},
 		{"foreign certificate", f.selfSignedClient(), none},
+		{"company certificate", f.clientWith(c.device.TLS()), none},
+		{"revoked certificate", f.clientWith(c.revoked.TLS()), none},
+		{"company certificate and token", f.clientWith(c.device.TLS()), token(client, d)},
+		{"company certificate and a gateway's headers", f.clientWith(c.device.TLS()), fixed(ccm.HeaderClientCertificate, certificateHeader(c.device))},
+		{"certificate in the header of a stranger", plain, fixed(ccm.HeaderClientCertificate, certificateHeader(c.device))},
+		{"relayed certificate", connector, fixed(ccm.HeaderClientCertificate, certificateHeader(c.device))},
+		{"relayed certificate and proof", connector, c.relayed(f, c.device, c.device.Key)},
+		{"relayed certificate and proof of another key", connector, c.relayed(f, c.device, stranger.key)},
+		{"relayed certificate and garbage for proof", connector, fixed(ccm.HeaderClientCertificate, certificateHeader(c.device), "DPoP", "x.y.z")},
+		{"relayed certificate and token", connector, fixed(ccm.HeaderClientCertificate, certificateHeader(c.device), "Authorization", "DPoP "+client)},
+		{"relayed revoked certificate", connector, fixed(ccm.HeaderClientCertificate, certificateHeader(c.revoked))},
+		{"relayed garbage", connector, fixed(ccm.HeaderClientCertificate, "AAAA")},
+		{"relayed two headers", connector, fixed(ccm.HeaderClientCertificate, "AAAA,"+strings.Repeat("A", maxCertificateHeader))},
 	}
 }
 
@@ -80,6 +94,15 @@ var admitted = map[string]string{
 	"enhanced-http /sms_mp_tokenauth/.sms_pol":    "ccm",
 	"enhanced-http /postern/state":                "connector",
 	"enhanced-http /postern/join":                 "bare",
+	"relayed /ccm_system/request":                 "relayed",
+	"relayed /sms_mp/.sms_aut":                    "relayed",
+	"relayed /sms_mp/.sms_pol":                    "relayed",
+	"https /ccm_system/request":                   "company",
+	"https /ccm_system_altauth/request":           "company",
+	"https /sms_mp/.sms_aut":                      "company",
+	"https /sms_mp/.sms_pol":                      "company",
+	"https /sms_mp_altauth/.sms_aut":              "company",
+	"https /sms_mp_altauth/.sms_pol":              "company",
 	"https /ccm_system_tokenauth/request":         "ccm ccm-register",
 	"https /ccm_sts":                              "bare bulk self-prove",
 	"https /sms_mp_tokenauth/.sms_aut":            "ccm",
@@ -88,11 +111,26 @@ var admitted = map[string]string{
 	"https /postern/join":                         "bare",
 }
 
-// wantAdmitted judges one cell of the matrix.
+// wantAdmitted judges one cell of the matrix. Where a path has an answer of its own for connectors, theirs is not the listener's.
 func wantAdmitted(l Listener, path, who string) bool {
-	words := strings.Fields(admitted[string(l)+" "+strings.ToLower(path)])
-	bare := who == "none" || who == "connector" || who == "foreign certificate"
-	return slices.Contains(words, who) || bare && slices.Contains(words, "bare")
+	path = " " + strings.ToLower(path)
+	connector := who == "connector" || strings.HasPrefix(who, "relayed")
+	if own, ok := admitted["relayed"+path]; ok && connector && l != HTTP {
+		return own == "relayed" && (who == "relayed certificate" || who == "relayed certificate and proof")
+	}
+	words := strings.Fields(admitted[string(l)+path])
+	silent := who == "none" || who == "connector" || who == "foreign certificate" || who == "company certificate" || who == "revoked certificate" ||
+		who == "company certificate and a gateway's headers" || who == "certificate in the header of a stranger" ||
+		who == "relayed certificate" || who == "relayed revoked certificate" || who == "relayed garbage" || who == "relayed two headers"
+	switch {
+	case who == "company certificate and token":
+		return slices.Contains(words, "ccm")
+	case who == "company certificate" && slices.Contains(words, "company"):
+		return true
+	case slices.Contains(words, "connector"):
+		return connector && silent
+	}
+	return slices.Contains(words, who) || silent && slices.Contains(words, "bare")
 }
 
 // atTheDoor are the codes of an admission that failed.
@@ -103,11 +141,14 @@ func refusedAtTheDoor(g got) bool {
 
 // TestEveryRouteEveryProof is the whole matrix: listener x route x credential.
 func TestEveryRouteEveryProof(t *testing.T) {
-	f := newFixture(t)
+	f := newFixture(t, withCompany(t))
 	all := credentials(f)
 	cells := 0
 	for _, route := range Routes() {
 		for _, l := range route.Listeners {
+			if l == Relayed { // the other rows of its path are tried with everything that a connector may bring
+				l = EnhancedHTTP
+			}
 			for _, c := range all {
 				for _, method := range route.Methods {
 					address := f.url(l, route.Path)
@@ -213,7 +254,7 @@ func TestHopHeadersCountFromAConnectorOnly(t *testing.T) {
 	contentType, body := f.message("MP_ClientRegistration", f.registration(f.device(0)), nil)
 	hop := []string{"Postern-Client-Address", "203.0.113.9", "Postern-Message-Id", "11111111-2222-3333-4444-555555555555",
 		"Traceparent", "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"}
-	g := f.send(f.selfSignedClient(), "CCM_POST", f.url(EnhancedHTTP, "/ccm_system/request"), contentType, body, hop...)
+	g := f.send(f.selfSignedClient(), "CCM_POST", f.url(EnhancedHTTP, "/ccm_system_altauth/request"), contentType, body, hop...)
 	if id := g.Header.Get("Postern-Message-Id"); id == hop[3] || id == "" {
 		t.Errorf("a stranger chose the message id %q", id)
 	}
@@ -221,7 +262,7 @@ func TestHopHeadersCountFromAConnectorOnly(t *testing.T) {
 	f.wantEventFrom("127.0.0.1")
 
 	contentType, body = f.message("MP_ClientRegistration", f.registration(f.device(1)), nil)
-	g = f.send(f.connector("C1"), "CCM_POST", f.url(EnhancedHTTP, "/ccm_system/request"), contentType, body, hop...)
+	g = f.send(f.connector("C1"), "CCM_POST", f.url(EnhancedHTTP, "/ccm_system_altauth/request"), contentType, body, hop...)
 	if id := g.Header.Get("Postern-Message-Id"); id != hop[3] {
 		t.Errorf("message id %q, want the connector's", id)
 	}
@@ -246,11 +287,11 @@ func (f *fixture) wantEventFrom(address string) {
 func TestBlockedConnectorIsRefusedEverywhere(t *testing.T) {
 	f := newFixture(t)
 	c := f.connector("C1")
-	if g := f.send(c, "GET", f.url(EnhancedHTTP, "/SMS_MP/.sms_aut?MPLIST"), "", nil); g.StatusCode != 200 {
+	if g := f.send(c, "GET", f.url(EnhancedHTTP, "/SMS_MP_AltAuth/.sms_aut?MPLIST"), "", nil); g.StatusCode != 200 {
 		t.Fatalf("before: %s", g.Status)
 	}
 	f.must(f.site.BlockConnector(t.Context(), "C1", true, "test"))
-	for _, path := range []string{"/SMS_MP/.sms_aut?MPLIST", "/postern/state"} {
+	for _, path := range []string{"/SMS_MP/.sms_aut?MPLIST", "/SMS_MP_AltAuth/.sms_aut?MPLIST", "/postern/state"} {
 		if g := f.send(c, "GET", f.url(EnhancedHTTP, path), "", nil); g.StatusCode != 403 || g.code() != string(catalog.ConnectorBlocked) {
 			t.Errorf("%s: %s %s, want 403 %s", path, g.Status, g.code(), catalog.ConnectorBlocked)
 		}

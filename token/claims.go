@@ -96,20 +96,26 @@ func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // profile is what distinguishes one kind of token from the others.
 type profile struct {
-	algorithm string
+	algorithm string // of its keys, unless the site asks for the other
+	other     string // that its keys may have, too
 	typ       string
 	audience  string
 	longest   time.Duration
 }
 
+// allows reports whether keys of the kind may have the algorithm.
+func (p profile) allows(algorithm string) bool {
+	return algorithm != "" && (algorithm == p.algorithm || algorithm == p.other)
+}
+
 func profileOf(kind Kind) (profile, bool) {
 	switch kind {
 	case KindBulk:
-		return profile{algRS256, "JWT", "urn:sccm:service", BulkMaximumLifetime}, true
+		return profile{algRS256, "", "JWT", "urn:sccm:service", BulkMaximumLifetime}, true
 	case KindCCM:
-		return profile{algES256, "ccm+jwt", "urn:postern:token:ccm", CCMLifetime}, true
+		return profile{algES256, algRS256, "ccm+jwt", "urn:postern:token:ccm", CCMLifetime}, true
 	case KindSelfProve:
-		return profile{algES256, "selfprove+jwt", "urn:postern:token:self-prove", SelfProveLifetime}, true
+		return profile{algES256, algRS256, "selfprove+jwt", "urn:postern:token:self-prove", SelfProveLifetime}, true
 	}
 	return profile{}, false
 }

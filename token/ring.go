@@ -40,7 +40,7 @@ const KeyLifetime = 2 * 365 * 24 * time.Hour
 type Key struct {
 	ID          string // kid, or x5t of a bulk key: a lookup key without meaning
 	Kind        Kind
-	Algorithm   string // RS256 or ES256; a token cannot choose another
+	Algorithm   string // AlgorithmRS256 or AlgorithmES256; a token cannot choose another
 	Certificate []byte // DER; bulk keys only
 	Signer      crypto.Signer
 	Public      crypto.PublicKey
@@ -49,33 +49,56 @@ type Key struct {
 	State       string
 }
 
-// NewKey makes an active key for that kind. A bulk key is RSA-2048 with a
+// The algorithms that a token's key may have. Bulk keys are RS256 only, as documented; the others may be either, and are ES256 unless the site asks
+// for RS256 (design decision 14).
+const (
+	AlgorithmES256 = algES256
+	AlgorithmRS256 = algRS256
+)
+
+// NewKey makes an active key for that kind, with the algorithm that is usual for it. A bulk key is RSA-2048 with a
 // certificate of its own, "SMS Token Signing Certificate", because the documented
 // token names its key by x5t (protocol.md 6.3); the others are P-256.
 func NewKey(kind Kind, now time.Time, random io.Reader) (Key, error) {
-	key, err := newKey(kind, now, random)
+	p, _ := profileOf(kind)
+	return NewKeyOf(kind, p.algorithm, now, random)
+}
+
+// NewKeyOf is [NewKey] with another algorithm than the usual one, where the kind allows it.
+func NewKeyOf(kind Kind, algorithm string, now time.Time, random io.Reader) (Key, error) {
+	key, err := newKey(kind, algorithm, now, random)
 	if err != nil {
 		return Key{}, fmt.Errorf("make %s signing key: %w", kind, err)
 	}
 	return key, nil
 }
 
-func newKey(kind Kind, now time.Time, random io.Reader) (Key, error) {
+func newKey(kind Kind, algorithm string, now time.Time, random io.Reader) (Key, error) {
 	p, ok := profileOf(kind)
-	if !ok {
+	switch {
+	case !ok:
 		return Key{}, fmt.Errorf("unknown kind")
+	case !p.allows(algorithm):
+		return Key{}, fmt.Errorf("the algorithm is %q", algorithm)
 	}
-	key := Key{Kind: kind, Algorithm: p.algorithm, NotBefore: now, NotAfter: now.Add(KeyLifetime), State: KeyActive}
+	key := Key{Kind: kind, Algorithm: algorithm, NotBefore: now, NotAfter: now.Add(KeyLifetime), State: KeyActive}
 	if kind == KindBulk {
 		return newBulkKey(key, random)
 	}
-	signer, err := ecdsa.GenerateKey(elliptic.P256(), random)
+	signer, err := newSigningKey(algorithm, random)
 	if err != nil {
 		return Key{}, err
 	}
-	thumbprint, err := proof.Thumbprint(&signer.PublicKey)
-	key.ID, key.Signer, key.Public = string(thumbprint), signer, &signer.PublicKey
+	thumbprint, err := proof.Thumbprint(signer.Public())
+	key.ID, key.Signer, key.Public = string(thumbprint), signer, signer.Public()
 	return key, err
+}
+
+func newSigningKey(algorithm string, random io.Reader) (crypto.Signer, error) {
+	if algorithm == algRS256 {
+		return rsa.GenerateKey(random, 2048)
+	}
+	return ecdsa.GenerateKey(elliptic.P256(), random)
 }
 
 func newBulkKey(key Key, random io.Reader) (Key, error) {

@@ -592,10 +592,66 @@ func TestTwoNodesShareKeys(t *testing.T) {
 }
 
 func TestVerifierLeavesOutKeysOfAnotherAlgorithm(t *testing.T) {
-	key := siteKeys()[KindBulk]
-	key.Kind = KindCCM
-	_, err := NewVerifier(hierarchy, []Key{key}).Verify(sign(t, KindBulk), noon, Kinds()...)
-	wantCode(t, err, catalog.TokenUnknownKey)
+	for name, change := range map[string]func(*Key){
+		"a bulk key with ES256":        func(k *Key) { k.Algorithm = AlgorithmES256 },
+		"a P-256 key that says RS256":  func(k *Key) { *k = siteKeys()[KindCCM]; k.Algorithm = AlgorithmRS256 },
+		"a P-256 key for bulk tokens":  func(k *Key) { *k = siteKeys()[KindCCM]; k.Kind = KindBulk },
+		"an RSA key that says PS256":   func(k *Key) { k.Kind, k.Algorithm = KindCCM, "PS256" },
+		"a key that says nothing":      func(k *Key) { k.Kind, k.Algorithm = KindCCM, "" },
+		"a bulk key for another kind":  func(k *Key) { k.Kind = KindCCM }, // which is named by kid
+		"an RSA key that says ES256":   func(k *Key) { k.Kind, k.Algorithm = KindCCM, AlgorithmES256 },
+		"a key of a kind that is none": func(k *Key) { k.Kind = "x" },
+	} {
+		key := siteKeys()[KindBulk]
+		change(&key)
+		verifier := NewVerifier(hierarchy, []Key{key})
+		for _, kind := range Kinds() {
+			_, err := verifier.Verify(sign(t, kind), noon, Kinds()...)
+			if got := catalog.CodeOf(err); got != catalog.TokenUnknownKey {
+				t.Errorf("%s, %s token: got %q", name, kind, got)
+			}
+		}
+	}
+}
+
+// TestRS256ByChoice: CCM and self-prove keys may be RSA; both algorithms stand in one ring, and each key brings its own.
+func TestRS256ByChoice(t *testing.T) {
+	for _, kind := range []Kind{KindCCM, KindSelfProve} {
+		rsaKey, err := NewKeyOf(kind, AlgorithmRS256, noon, rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ring := NewRing(hierarchy, []Key{siteKeys()[kind], rsaKey})
+		raw, err := ring.Sign(kind, claimsOf(t, kind), noon)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys, err := ring.PublicKeys()
+		if err != nil {
+			t.Fatal(err)
+		}
+		atGateway, err := SiteState{Hierarchy: hierarchy, Keys: keys}.Verifier()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, token := range map[string]string{"RS256": raw, "ES256": sign(t, kind)} {
+			for _, verifier := range []*Verifier{ring.Verifier(), atGateway} {
+				claims, err := verifier.Verify(token, noon, kind)
+				if want := map[string]string{"RS256": rsaKey.ID, "ES256": siteKeys()[kind].ID}[name]; err != nil || claims.KeyID != want {
+					t.Errorf("%s %s: key %s, %v", kind, name, claims.KeyID, err)
+				}
+			}
+		}
+		payload := strings.Split(raw, ".")[1]
+		forged := forge(t, `{"typ":"`+map[Kind]string{KindCCM: "ccm+jwt", KindSelfProve: "selfprove+jwt"}[kind]+`","alg":"PS256","kid":"`+rsaKey.ID+`"}`, payload, rsaKey.Signer, true)
+		_, err = ring.Verifier().Verify(forged, noon, kind)
+		wantCode(t, err, catalog.TokenAlgorithm)
+	}
+	for kind, algorithm := range map[Kind]string{KindBulk: AlgorithmES256, KindCCM: "HS256", KindSelfProve: "", "x": AlgorithmES256} {
+		if _, err := NewKeyOf(kind, algorithm, noon, rand.Reader); err == nil {
+			t.Errorf("a %s key with %q is made", kind, algorithm)
+		}
+	}
 }
 
 func TestBulkKeyHasItsCertificate(t *testing.T) {

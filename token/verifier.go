@@ -23,13 +23,13 @@ type Verifier struct {
 }
 
 // NewVerifier returns a verifier for these keys. Revoked keys, keys without a public
-// part and keys whose algorithm is not the one of their kind are left out.
+// part and keys whose algorithm is not their own, or none of their kind, are left out.
 func NewVerifier(hierarchy string, keys []Key) *Verifier {
 	v := &Verifier{hierarchy: strings.ToLower(hierarchy), byID: make(map[string]Key, len(keys))}
 	for _, key := range keys {
 		p, ok := profileOf(key.Kind)
 		algorithm, err := algorithmOf(key.Public)
-		if !ok || err != nil || key.Algorithm != p.algorithm || algorithm != p.algorithm || key.State == KeyRevoked || !keyIDForm(key.ID) {
+		if !ok || err != nil || !p.allows(key.Algorithm) || algorithm != key.Algorithm || key.State == KeyRevoked || !keyIDForm(key.ID) {
 			continue
 		}
 		key.Signer = nil

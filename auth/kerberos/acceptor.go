@@ -30,7 +30,7 @@ var bindingNames = map[string]Binding{"": WhenSent, "when-sent": WhenSent, "requ
 func ParseBinding(text string) (Binding, error) {
 	binding, ok := bindingNames[text]
 	if !ok {
-		return WhenSent, fmt.Errorf("channel binding %q: want when-sent or required", text)
+		return WhenSent, fmt.Errorf("channel_binding is %q; it must be when-sent or required", text)
 	}
 	return binding, nil
 }
@@ -258,6 +258,9 @@ func (v *visit) checkRealms() error {
 	transited, err := v.ticket.transitedRealms(v.request.realm)
 	if err != nil {
 		return err
+	}
+	if v.ticket.realm == v.request.realm && len(transited) > 0 {
+		return catalog.Errorf(catalog.KerberosTransitNotTrusted, "the ticket is of %s itself and came back by %.100q: another realm has no word on our own accounts", v.ticket.realm, transited[len(transited)-1])
 	}
 	for _, realm := range transited {
 		if !v.trusted(realm) {

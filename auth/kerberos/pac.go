@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 
 	"postern/catalog"
+	"postern/proof"
 )
 
 // Buffers of a PAC that we read (MS-PAC 2.4).
@@ -251,13 +253,20 @@ func (v *visit) readLogon(p pac) error {
 	return nil
 }
 
-// ownerOf returns the other realm whose short name in our list a domain is. A KDC that is
-// trusted for its own computers must not be able to put another domain's name into logs.
+// ownerOf returns the other realm whose short name a domain is: one of our list, or of
+// the keytab. A KDC that is trusted for its own computers must not be able to put another
+// domain's name into logs.
 func (v *visit) ownerOf(domain string) (realm string, taken bool) {
 	if strings.EqualFold(domain, v.proved.Domain) {
 		return "", false
 	}
-	for _, r := range v.realms {
+	realms := v.realms
+	for name := range v.keytab.byType {
+		if _, listed := v.listed(name.realm); !listed {
+			realms = append(slices.Clip(realms), proof.NewRealm(name.realm))
+		}
+	}
+	for _, r := range realms {
 		if r.Name != v.ticket.realm && strings.EqualFold(r.Domain, domain) {
 			return r.Name, true
 		}

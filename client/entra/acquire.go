@@ -52,10 +52,10 @@ func (b *Broker) acquireDevice(ctx context.Context, w Want) (entry, error) {
 	if err != nil {
 		return entry{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, acquireTime)
+	bounded, cancel := context.WithTimeout(ctx, acquireTime)
 	defer cancel()
 	p, x, host := b.open(w)
-	got, err := p.device(ctx, c)
+	got, err := p.device(bounded, c)
 	if err != nil {
 		return entry{}, x.explain(ctx, err, host)
 	}
@@ -104,7 +104,7 @@ func (b *Broker) ask(ctx context.Context, p provider, x *exchange, host string) 
 	switch {
 	case err == nil:
 		return got, nil
-	case ctx.Err() == nil && waiting.Err() != nil, ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) && x.pending():
+	case ctx.Err() == nil && (waiting.Err() != nil || x.pending()):
 		return entry{}, catalog.Errorf(catalog.EntraSignInNeeded, "the code was not entered in time")
 	}
 	return entry{}, x.explain(ctx, err, host)

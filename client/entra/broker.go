@@ -178,21 +178,12 @@ func (b *Broker) settle(w Want) (Want, error) {
 	case w.ClientApp == "" || w.Resource == "" || !plainText(w.ClientApp) || !plainText(w.Resource):
 		return w, catalog.Errorf(catalog.EntraRefused, "the site has named no client application (AADCLIENTAPPID) or no resource (AADRESOURCEURI)")
 	}
-	w.TenantID, w.Authority = j.TenantID, cmp.Or(w.Authority, j.Authority)
-	if j.Provider == DialectEntra {
-		w.Authority = strings.TrimSuffix(w.Authority, "/") // of an openid provider it is the issuer, to the letter
-	}
-	if !sameHost(w.Authority, j.Authority) {
+	authority, ok := j.authority(w.Authority)
+	if !ok {
 		return w, catalog.Errorf(catalog.EntraNotJoined, "the site names the provider %.120q, and the device belongs to %s", w.Authority, j.Authority)
 	}
+	w.TenantID, w.Authority = j.TenantID, authority
 	return w, nil
-}
-
-// sameHost keeps a device's assertion with its own provider, whatever a site says.
-func sameHost(authority, own string) bool {
-	u, err := url.Parse(authority)
-	v, ownErr := url.Parse(own)
-	return err == nil && ownErr == nil && checkAuthority(authority) == nil && strings.EqualFold(u.Host, v.Host)
 }
 
 func (b *Broker) turns() uint64 {

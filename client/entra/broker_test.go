@@ -33,8 +33,8 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
-	deviceID = "8d2b4ff9-0172-4998-9851-b5324303385f"           // S2
-	userID   = "e8838041-db7a-42d5-b9ae-78813910e4cc"           // S2
+	deviceID = "8d2b4ff9-0172-4998-9851-b5324303385f"          // S2
+	userID   = "e8838041-db7a-42d5-b9ae-78813910e4cc"          // S2
 	userSID  = "S-1-5-21-1527250992-855612568-2252598708-1604" // S2
 )
 
@@ -42,14 +42,17 @@ func meg() issuer.User {
 	return issuer.User{ObjectID: userID, Name: "meg@contoso.com", OnPremSID: userSID, Device: deviceID}
 }
 
-// wpj makes a key and a certificate as a workplace join leaves them.
+// joinKey is the workplace-join key of every device here.
+var joinKey = sync.OnceValues(func() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+
+// wpj makes a certificate as a workplace join leaves it, with its key.
 func wpj(t testing.TB, from, until time.Time) (*x509.Certificate, *rsa.PrivateKey) {
 	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	key, err := joinKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: deviceID}, NotBefore: from, NotAfter: until}
+	template := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: deviceID}, NotBefore: from, NotAfter: until}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -135,7 +138,7 @@ func (b *bench) broker() *Broker {
 }
 
 func (b *bench) want() Want {
-	return Want{TenantID: strings.ToUpper(b.tenant.ID), ClientApp: b.tenant.ClientApp, Resource: b.tenant.Resource}
+	return Want{TenantID: strings.ToUpper(b.tenant.ID), ClientApp: b.tenant.ClientApp, Resource: b.tenant.Resource, Authority: b.tenant.Authority()}
 }
 
 // judged is what the site's validator makes of a token.
@@ -337,6 +340,27 @@ func TestATokenGoesOnWhileTheProviderIsDown(t *testing.T) {
 	}
 }
 
+func TestAUsersTokenIsEnoughWhileTheProviderIsDown(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, issuer.Options{})
+	b.provider.RemoveDevice(deviceID)
+	b.signIn = signs(t, b.provider, meg())
+	broker := b.broker()
+	first, err := broker.Token(t.Context(), b.want())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.provider.Down()
+	for range 3 {
+		if got, err := broker.Token(t.Context(), b.want()); err != nil || got != first {
+			t.Fatalf("got another token, or %v", err)
+		}
+	}
+	if asked := strings.Count(strings.Join(b.log(), "\n"), "Getting AAD (device) token"); asked != 2 {
+		t.Errorf("asked for the device's token %d times, want 2: once before, once while the provider is down", asked)
+	}
+}
+
 // Each case stops with a code, and says why.
 func TestWhyThereIsNoToken(t *testing.T) {
 	clockAhead := func() time.Time { return time.Now().Add(20 * time.Minute) }
@@ -357,7 +381,10 @@ func TestWhyThereIsNoToken(t *testing.T) {
 			b.install(wpj(b.t, time.Now().Add(time.Hour), time.Now().Add(2*time.Hour)))
 		}, catalog.EntraCertificateMissing, "the certificate begins at"},
 		{"the key is another certificate's", issuer.Options{}, func(b *bench, _ *Want) {
-			_, key := wpj(b.t, time.Now(), time.Now())
+			key, err := rsa.GenerateKey(rand.Reader, 2048)
+			if err != nil {
+				b.t.Fatal(err)
+			}
 			writePEM(b.t, b.join.WorkplaceJoin.Key, "RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(key))
 		}, catalog.EntraCertificateMissing, "the key is another certificate's"},
 		{"there is no certificate", issuer.Options{}, func(b *bench, _ *Want) { os.Remove(b.join.WorkplaceJoin.Certificate) },
@@ -488,14 +515,32 @@ func TestSignInsThatDoNotHappen(t *testing.T) {
 }
 
 func TestASignInEndsWithItsContext(t *testing.T) {
-	t.Parallel()
-	b := newBench(t, issuer.Options{})
-	ctx, cancel := context.WithCancel(t.Context())
-	b.signIn = func(Prompt) { cancel() }
-	want := b.want()
-	want.User = true
-	if _, err := b.broker().Token(ctx, want); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v, want that of the context", err)
+	for _, test := range []struct {
+		name    string
+		context func(context.Context) (context.Context, context.CancelFunc)
+		want    error
+	}{
+		{"canceled", context.WithCancel, context.Canceled},
+		{"over", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, 300*time.Millisecond)
+		}, context.DeadlineExceeded},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t, issuer.Options{})
+			ctx, cancel := test.context(t.Context())
+			defer cancel()
+			b.signIn = func(Prompt) {
+				if test.want == context.Canceled {
+					cancel()
+				}
+			}
+			want := b.want()
+			want.User = true
+			if _, err := b.broker().Token(ctx, want); !errors.Is(err, test.want) {
+				t.Errorf("got %v, want %v", err, test.want)
+			}
+		})
 	}
 }
 
@@ -610,7 +655,7 @@ func TestProvidersThatMisbehave(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { broker.Close() })
-			_, err = broker.Token(t.Context(), b.want())
+			_, err = broker.Token(t.Context(), Want{ClientApp: b.tenant.ClientApp, Resource: b.tenant.Resource})
 			if err == nil || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("got %v, want %q in it", err, test.says)
 			}

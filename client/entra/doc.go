@@ -30,6 +30,9 @@
 //	  "user": {"name": "meg@contoso.com", "object_id": "e8838041-...", "sid": "S-1-5-21-..."}
 //	}
 //
+// The provider is the join's own, whatever a site names: a gateway must not say where a
+// device takes its assertion, or a person a password.
+//
 // File names are taken from the folder of the join state file.
 //
 // # Libraries
@@ -37,7 +40,8 @@
 // Entra is asked through Microsoft's own library. That library goes to the version 2.0
 // endpoints whatever the authority, adds scopes that others refuse, and writes the device
 // code grant in a way of its own, so that an openid provider is asked through
-// golang.org/x/oauth2 (RFC 6749, 7523, 8628, 8707) instead.
+// golang.org/x/oauth2 (RFC 6749, 7523, 8628, 8707) instead. There a device's own token
+// needs a client with private_key_jwt, and a person's sign-in a public one.
 //
 // Entra gives a token for a certificate that the application knows. Windows' own way to a
 // device token, by the primary refresh token, belongs to its broker; it would go behind

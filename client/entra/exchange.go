@@ -138,10 +138,10 @@ func firstLine(text string) string {
 	return line
 }
 
-// explain makes a *catalog.Error of a failed acquisition. Of err, the library's own, it
-// only asks whether ctx ended; the text is never shown.
+// explain makes a *catalog.Error of a failed acquisition, or returns the error of the
+// caller's ctx when that ended. Of err, the library's own, the text is never shown.
 func (x *exchange) explain(ctx context.Context, err error, host string) error {
-	if ctx.Err() != nil && errors.Is(ctx.Err(), context.Canceled) {
+	if ctx.Err() != nil {
 		return ctx.Err()
 	}
 	x.mu.Lock()

@@ -236,3 +236,37 @@ func checkAuthority(text string) error {
 	}
 	return nil
 }
+
+// authority is where to ask when a site names an issuer: always the join's own. A gateway
+// names the site's issuer to anybody who asks, so that it must not say where a device
+// takes its assertion, or a person a password. The issuer only has to be of the same
+// provider.
+func (j JoinState) authority(issuer string) (string, bool) {
+	own := strings.TrimSuffix(j.Authority, "/")
+	named := strings.TrimSuffix(issuer, "/")
+	switch {
+	case j.Provider == DialectOpenID && issuer != "":
+		return issuer, named == own // an issuer is compared to the letter, and these come with and without a slash
+	case j.Provider == DialectOpenID:
+		return j.Authority, true
+	case issuer == "":
+		return own, true
+	}
+	return own, checkAuthority(issuer) == nil && providerOf(issuer) == providerOf(own)
+}
+
+// providerOf is an address's host, or Microsoft's for each of its hosts: the issuer of its
+// tokens is another host than the one that gives them.
+func providerOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	switch host := strings.ToLower(u.Host); host {
+	case "login.microsoftonline.com", "login.microsoft.com", "login.windows.net", "sts.windows.net",
+		"login.microsoftonline.us", "login.partner.microsoftonline.cn", "login.chinacloudapi.cn", "sts.chinacloudapi.cn":
+		return "Microsoft"
+	default:
+		return host
+	}
+}

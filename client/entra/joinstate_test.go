@@ -125,6 +125,34 @@ func TestReadJoinState(t *testing.T) {
 	}
 }
 
+func TestAuthorityIsTheJoinsOwn(t *testing.T) {
+	cloud, other := publicCloud+tenantID, "https://127.0.0.1:8443/"+tenantID
+	for _, test := range []struct {
+		name      string
+		dialect   Dialect
+		own, site string
+		want      string // "" when it is refused
+	}{
+		{"the site names none", DialectEntra, cloud + "/", "", cloud},
+		{"the issuer of version 1 tokens", DialectEntra, cloud, "https://sts.windows.net/" + tenantID + "/", cloud},
+		{"the issuer of version 2 tokens", DialectEntra, cloud, cloud + "/v2.0", cloud},
+		{"the stand-in's issuer", DialectEntra, other, other + "/", other},
+		{"another host", DialectEntra, cloud, other, ""},
+		{"another port", DialectEntra, other, strings.Replace(other, "8443", "8444", 1), ""},
+		{"Microsoft's for another's", DialectEntra, other, cloud, ""},
+		{"without TLS", DialectEntra, cloud, "http://sts.windows.net/" + tenantID, ""},
+		{"an openid issuer", DialectOpenID, "https://sso.example/realms/a", "https://sso.example/realms/a", "https://sso.example/realms/a"},
+		{"an openid issuer with a slash", DialectOpenID, "https://sso.example/realms/a", "https://sso.example/realms/a/", "https://sso.example/realms/a/"},
+		{"an openid issuer that is not named", DialectOpenID, "https://sso.example/", "", "https://sso.example/"},
+		{"another realm of the same host", DialectOpenID, "https://sso.example/realms/a", "https://sso.example/realms/b", ""},
+	} {
+		got, ok := JoinState{Provider: test.dialect, Authority: test.own}.authority(test.site)
+		if ok != (test.want != "") || ok && got != test.want {
+			t.Errorf("%s: got %q, %v, want %q", test.name, got, ok, test.want)
+		}
+	}
+}
+
 func TestExamine(t *testing.T) {
 	now := time.Now()
 	dir := t.TempDir()

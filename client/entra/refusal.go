@@ -96,7 +96,7 @@ func words() map[string]meaning {
 		"access_denied":           {catalog.EntraSignInNeeded, "the sign-in was declined", ""},
 		"expired_token":           {catalog.EntraSignInNeeded, "the code was not entered in time", ""},
 		"temporarily_unavailable": {catalog.EntraUnreachable, "the provider is busy for the moment", "wait; the device asks again by itself"},
-		"invalid_client":          {"", "the provider does not recognise the application or the device's certificate", "compare the client application and the certificate with what the provider has"},
+		"invalid_client":          {"", "the provider does not recognise the application or the device's certificate", "compare the client application and the certificate with what the provider has; a person's sign-in needs a public client"},
 		"unauthorized_client":     {"", "the application may not ask in this way", "allow client credentials and the device code for the client application"},
 		"unsupported_grant_type":  {"", "the provider does not offer this way to a token", "allow client credentials and the device code at the provider"},
 		"invalid_scope":           {"", "the application may not ask for this", "allow the scopes openid and offline_access for the client application"},

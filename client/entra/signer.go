@@ -25,7 +25,7 @@ type Want struct {
 	TenantID  string // must be the tenant of the join, when given
 	ClientApp string // AADCLIENTAPPID
 	Resource  string // AADRESOURCEURI
-	Authority string
+	Authority string // issuer that the site names; it must be the join's provider
 
 	// Log takes the lines of S2: ccmsetup.log during installation. Nil is the broker's own,
 	// ADALOperationProvider.log.

@@ -149,6 +149,6 @@ func windowsAuthStep(e mp.Exchange) Step {
 		s.What = fmt.Sprintf("%s: %d %d %d, no credentials yet; the access log's first line", e.Route, e.Status.Code, e.Status.SubStatus, e.Status.Windows)
 		return s
 	}
-	s.What = fmt.Sprintf("%s: %d 0 0, ticket of %s verified; %s", e.Route, e.Status.Code, e.Proof.Account, e.Act)
+	s.What = fmt.Sprintf("%s: %d %d %d, ticket of %s verified; %s", e.Route, e.Status.Code, e.Status.SubStatus, e.Status.Windows, e.Proof.Account, e.Act)
 	return s
 }

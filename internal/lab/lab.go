@@ -15,6 +15,7 @@ import (
 	"postern/client"
 	"postern/connector"
 	"postern/gateway"
+	"postern/internal/issuer"
 	"postern/internal/realms"
 	"postern/internal/role"
 	"postern/logfile"
@@ -36,11 +37,14 @@ type Lab struct {
 
 	temporary bool // Dir is ours to remove
 
-	made   role.MadeSite
-	trail  *trail
-	now    func() time.Time
-	realms *realms.Realms // of the stories inside a domain
-	stops  []func()       // of what a story needs beside the hierarchy
+	pointLogs string // of the management point
+	made      role.MadeSite
+	trail     *trail
+	now       func() time.Time
+	provider  *issuer.Issuer // of the stories with a tenant
+	realms    *realms.Realms // of the stories inside a domain
+	company   *company
+	stops     []func() // of what a story needs beside the hierarchy
 }
 
 // Options say where and how a lab runs.
@@ -52,6 +56,9 @@ type Options struct {
 	Now   func() time.Time
 	// Realms, when not nil, are the domains: the management point gets their keytab and the name that they know it by.
 	Realms *realms.Realms
+	// Provider, when not nil, is a stand-in for Entra whose TLS the management point trusts.
+	Provider *issuer.Issuer
+	company  *company // of the story with certificates
 	// Report is told of every step as it ends; may be nil.
 	Report func(Step)
 	// Observe is told of every request at every hop, beside the steps.
@@ -86,7 +93,7 @@ func Start(ctx context.Context, options Options) (l *Lab, err error) {
 	if options.Now == nil {
 		options.Now = time.Now
 	}
-	l = &Lab{Dir: options.Dir, now: options.Now, trail: newTrail(options.Report), realms: options.Realms}
+	l = &Lab{Dir: options.Dir, now: options.Now, trail: newTrail(options.Report), realms: options.Realms, provider: options.Provider, company: options.company}
 	if l.temporary = l.Dir == ""; l.temporary {
 		if l.Dir, err = os.MkdirTemp("", "postern-lab-"); err != nil {
 			return nil, err
@@ -155,10 +162,16 @@ func (l *Lab) startManagementPoint(ctx context.Context, options Options) (string
 	if err != nil {
 		return "", err
 	}
-	config.Verbose = true
+	config.Verbose, l.pointLogs = true, config.Logs
 	if l.realms != nil {
 		config.Names = append(config.Names, "localhost")
 		config.Kerberos.Keytab = l.realms.MPKeytab()
+	}
+	if l.provider != nil {
+		config.Entra.Roots = filepath.Join(l.Dir, providerFile)
+		if err := os.WriteFile(config.Entra.Roots, l.provider.RootPEM(), 0o600); err != nil {
+			return "", err
+		}
 	}
 	environment := role.Environment{Now: l.now, ObserveManagementPoint: both(l.trail.managementPoint, options.Observe.ManagementPoint)}
 	if options.Verbs != nil {

@@ -49,6 +49,8 @@ func Stories() []Story {
 	return []Story{
 		{Name: "enrol", About: "a device on the internet enrols with a bulk registration token and talks to its management point", tell: tellEnrol},
 		{Name: "kerberos", About: "inside the network, a computer of a child domain proves itself by Kerberos and is approved; needs MIT's KDC", Tools: kdcTools(), tell: tellKerberos, prepare: startRealms},
+		{Name: "entra", About: "a device of an onboarded tenant enrols from the internet with its cloud identity; the provider is a stand-in for Entra", tell: tellEntra, prepare: startIssuer},
+		{Name: "pki", About: "a device proves itself with a certificate of the company, and another is refused whose certificate was revoked", tell: tellPKI, prepare: startCompany},
 	}
 }
 

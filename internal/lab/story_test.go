@@ -165,3 +165,39 @@ func TestFailedStartLeavesNothing(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestEveryStepOfTheCloudStoriesIsOK(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string][]string{
+		"entra": {"stand-in", "Validated AAD token. TokenType: Device", "approval status 3, level managed", "of another tenant is refused (P", "disabled the tenant"},
+		"pki":   {"approval status 2, level managed", "has a certificate that the company revoked, and is refused (P979)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			story, err := lab.FindStory(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, err := story.Start(t.Context(), lab.Options{Dir: t.TempDir(), HTTP: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Stop()
+			if err := l.Tell(t.Context(), story); err != nil {
+				t.Error(err)
+			}
+			var told strings.Builder
+			for _, step := range l.Steps() {
+				told.WriteString(strings.ToLower(step.Hop + " " + step.What + "\n"))
+				if !step.OK || step.Code != "" || step.Error != "" {
+					t.Errorf("step %+v is not ok", step)
+				}
+			}
+			for _, text := range want {
+				if !strings.Contains(told.String(), strings.ToLower(text)) {
+					t.Errorf("the story does not tell %q:\n%s", text, told.String())
+				}
+			}
+		})
+	}
+}

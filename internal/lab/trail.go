@@ -30,6 +30,7 @@ type trail struct {
 
 	mu      sync.Mutex
 	steps   []Step
+	muted   bool
 	waiting map[string][]Step // by message id, until the gateway, which ends last, has spoken
 }
 
@@ -45,12 +46,22 @@ func (t *trail) all() []Step {
 func (t *trail) add(steps ...Step) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.muted {
+		return
+	}
 	for _, s := range steps {
 		t.steps = append(t.steps, s)
 		if t.report != nil {
 			t.report(s)
 		}
 	}
+}
+
+// mute leaves out what happens until it is unmuted: steps that are meant to fail.
+func (t *trail) mute(muted bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.muted = muted
 }
 
 // tell runs an act and adds its step.
@@ -105,6 +116,8 @@ func provedText(method, scope string) string {
 		"bulk-token":            "bulk registration token and proof by the new device key verified",
 		"ccm-token":             "CCM token and proof by its device's key verified",
 		"self-prove-token":      "self-prove token and proof by its device's key verified",
+		"entra":                 "Entra token of an onboarded tenant and proof by the device key verified",
+		"pki-certificate":       "client certificate of the company verified",
 		"message-signature":     "message signature verified with the registered key",
 		"connector-certificate": "connector certificate verified",
 		"anonymous":             "nothing proved",

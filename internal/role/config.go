@@ -12,6 +12,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"postern/auth/kerberos"
 	"postern/catalog"
 )
 
@@ -39,11 +40,15 @@ type Config struct {
 
 	Kerberos Kerberos `yaml:"kerberos,omitempty" doc:"management point: Windows authentication"`
 
-	SiteRoot        string   `yaml:"site_root,omitempty" doc:"gateway, connector: hash of the site root, as postern site init printed it"`
-	ManagementPoint string   `yaml:"management_point,omitempty" doc:"connector: https address of its management point"`
-	Gateways        []Listed `yaml:"gateways,omitempty" doc:"connector: gateways to dial instead of those that the site state lists"`
-	Connections     int      `yaml:"connections,omitempty" doc:"connector: connections to each gateway, default 2"`
-	BackendRoots    string   `yaml:"backend_roots,omitempty" doc:"connector: PEM file with the company's authorities, for management points in HTTPS mode"`
+	Entra Entra `yaml:"entra,omitempty" doc:"management point: how the providers of Entra tenants are reached"`
+
+	SiteRoot           string   `yaml:"site_root,omitempty" doc:"gateway, connector: hash of the site root, as postern site init printed it"`
+	ManagementPoint    string   `yaml:"management_point,omitempty" doc:"connector: https address of its management point"`
+	Gateways           []Listed `yaml:"gateways,omitempty" doc:"connector: gateways to dial instead of those that the site state lists"`
+	Connections        int      `yaml:"connections,omitempty" doc:"connector: connections to each gateway, default 2"`
+	CompanyHosts       []string `yaml:"company_hosts,omitempty" doc:"connector: management points (host or host:port) that take only a certificate of the company"`
+	ClientCertificates string   `yaml:"client_certificates,omitempty" doc:"connector: folder with the machine's certificates, NAME.pem with its key in NAME.key"`
+	BackendRoots       string   `yaml:"backend_roots,omitempty" doc:"connector: PEM file with the company's authorities, for management points in HTTPS mode"`
 
 	TLS TLSFiles `yaml:"tls,omitempty" doc:"gateway: certificate for clients from the company's or a public authority; without it the site issues one"`
 
@@ -134,7 +139,7 @@ func (c *Config) fill() {
 	if c.Connections == 0 {
 		c.Connections = 2
 	}
-	for _, p := range []*string{&c.Logs, &c.SiteKey, &c.BackendRoots, &c.Kerberos.Keytab, &c.TLS.Certificate, &c.TLS.Key, &c.Listen.PKI.Certificate, &c.Listen.PKI.Key} {
+	for _, p := range []*string{&c.Logs, &c.SiteKey, &c.BackendRoots, &c.Kerberos.Keytab, &c.Entra.Roots, &c.ClientCertificates, &c.TLS.Certificate, &c.TLS.Key, &c.Listen.PKI.Certificate, &c.Listen.PKI.Key} {
 		*p = c.resolve(*p)
 	}
 	if path, indirect := strings.CutPrefix(c.Store, "@"); indirect {
@@ -189,6 +194,12 @@ func (c *Config) problem() string {
 	}
 	if (c.TLS.Certificate == "") != (c.TLS.Key == "") {
 		return "tls needs both certificate and key"
+	}
+	if _, err := kerberos.ParseBinding(c.Kerberos.ChannelBinding); err != nil {
+		return "kerberos." + err.Error()
+	}
+	if c.Role != ManagementPoint && c.Kerberos != (Kerberos{}) {
+		return "kerberos is a setting of a management point: Windows authentication works inside the network only"
 	}
 	if pki := c.Listen.PKI; pki.Address != "" && (pki.Certificate == "" || pki.Key == "") {
 		return "listen.pki needs certificate and key"

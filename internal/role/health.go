@@ -7,16 +7,39 @@ import (
 	"fmt"
 	"time"
 
+	"postern/auth"
+	"postern/catalog"
 	"postern/connector"
 	"postern/gateway"
 	"postern/inbox"
 )
 
-func managementPointHealth(c Config, opened *OpenedSite, waiting *inbox.Inbox, w *windows, now func() time.Time) Health {
+// parts are those of a management point that have something to say.
+type parts struct {
+	windows      *windows
+	tenants      *tenants
+	certificates *auth.Certificates
+}
+
+// certificatesHealth adds what a person should know of the company's authorities, once some are uploaded.
+func certificatesHealth(h *Health, c *auth.Certificates) {
+	status := c.Status()
+	if !status.Uploaded {
+		return
+	}
+	h.Detail["client_certificates"] = map[string]any{"roots": status.Roots, "intermediates": status.Intermediates, "revocation": status.Policy, "sources": status.Sources}
+	if status.Err != nil {
+		h.problem("client certificates: %s", catalog.Public(status.Err))
+	}
+}
+
+func managementPointHealth(c Config, opened *OpenedSite, waiting *inbox.Inbox, p parts, now func() time.Time) Health {
 	h := Health{Role: c.Role, Name: c.Name, OK: true, Detail: map[string]any{
 		"site_code": opened.Site.SiteCode(), "epoch": opened.Site.Epoch(), "inbox_waiting": waiting.Pending(), "keys": opened.Protection,
 	}}
-	w.health(&h)
+	p.windows.health(&h)
+	p.tenants.health(&h)
+	certificatesHealth(&h, p.certificates)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	if err := opened.Site.Refresh(ctx); err != nil {

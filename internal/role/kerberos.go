@@ -1,7 +1,6 @@
 package role
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -24,7 +23,7 @@ type Kerberos struct {
 }
 
 const (
-	// maxTickets bounds the memory of used tickets: at most ten minutes' worth, about 60 bytes each.
+	// maxTickets bounds the memory of used tickets: at most eleven minutes' worth, about 60 bytes each.
 	maxTickets = 1 << 20
 	// keytabEvery is how often the keytab is looked at: a new password of the account takes effect without a restart.
 	keytabEvery = 10 * time.Second
@@ -44,7 +43,7 @@ func openWindows(c Config, s *site.Site, now func() time.Time) (*windows, error)
 	if c.Kerberos.Keytab == "" {
 		return nil, nil
 	}
-	binding, err := kerberos.ParseBinding(cmp.Or(c.Kerberos.ChannelBinding, "when-sent"))
+	binding, err := kerberos.ParseBinding(c.Kerberos.ChannelBinding)
 	if err != nil {
 		return nil, err
 	}
@@ -56,21 +55,24 @@ func openWindows(c Config, s *site.Site, now func() time.Time) (*windows, error)
 	w.acceptor, err = kerberos.New(kerberos.Config{
 		Keytab: keytab, Realms: func() []proof.Realm { return s.Settings().Realms }, AllowRC4: c.Kerberos.AllowRC4, Binding: binding, Replay: auth.NewMemory(maxTickets, now), Now: now,
 	})
-	return w, err
-}
-
-func (w *windows) load() (*kerberos.Keytab, error) {
-	seen, err := os.Stat(w.path)
-	if err == nil {
-		w.seen = seen
-	}
-	keytab, err := kerberos.LoadKeytab(w.path)
 	if err != nil {
 		return nil, err
 	}
+	w.taken(keytab)
+	return w, nil
+}
+
+// load reads the keytab and remembers how the file looked before.
+func (w *windows) load() (*kerberos.Keytab, error) {
+	w.seen, _ = os.Stat(w.path) // reading says what is wrong
+	return kerberos.LoadKeytab(w.path)
+}
+
+// taken notes which keytab is in use.
+func (w *windows) taken(keytab *kerberos.Keytab) {
 	audit := keytab.Audit()
 	w.audit.Store(&audit)
-	return keytab, nil
+	w.stale.Store(nil)
 }
 
 // negotiator is the acceptor, or nothing: a nil *windows must not become an interface that is not nil.
@@ -95,9 +97,10 @@ func (w *windows) watch(ctx context.Context, log *slog.Logger) error {
 	}
 }
 
+// refresh reads the keytab when the file has changed, and again and again while it cannot be taken: then it may be its mode that changes.
 func (w *windows) refresh(log *slog.Logger) {
 	now, err := os.Stat(w.path)
-	if err == nil && w.seen != nil && now.ModTime().Equal(w.seen.ModTime()) && now.Size() == w.seen.Size() {
+	if err == nil && w.seen != nil && w.stale.Load() == nil && os.SameFile(now, w.seen) && now.ModTime().Equal(w.seen.ModTime()) && now.Size() == w.seen.Size() {
 		return
 	}
 	keytab, err := w.load()
@@ -111,7 +114,7 @@ func (w *windows) refresh(log *slog.Logger) {
 		}
 		return
 	}
-	w.stale.Store(nil)
+	w.taken(keytab)
 	log.Info("keytab taken", "path", w.path, "principals", w.audit.Load().Principals)
 }
 

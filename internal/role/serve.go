@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"postern/auth"
+	"postern/auth/entra"
 	"postern/catalog"
 	"postern/connector"
 	"postern/gateway"
@@ -174,10 +175,17 @@ func StartManagementPoint(ctx context.Context, c Config, e Environment) (r *Runn
 	if err != nil {
 		return nil, err
 	}
+	tenants, err := openTenants(c, opened.Site, e.Now, log)
+	if err != nil {
+		return nil, err
+	}
+	certificates := auth.NewCertificates(auth.CertificatesConfig{Authorities: opened.Site.Authorities, Revocation: opened.Site, Now: e.Now, Log: log})
+	r.onStop(func(context.Context) { certificates.Close() })
 	registry, hooks := managementPointMetrics(e.ObserveManagementPoint)
 	server, err := mp.New(mp.Config{
 		Site: opened.Site, Inbox: waiting, InboxDir: filepath.Join(c.State, "inboxes"), Logs: logs, AccessLog: logs.Access("u_ex.log"), Log: log, Now: e.Now,
 		RoleID: point.RoleID, FQDN: point.FQDN, HTTPPort: portOf(r.Addresses["http"]), HTTPSPort: portOf(cmp.Or(r.Addresses["https"], r.Addresses["pki"])),
+		Cloud: tenants.validator, UnknownKey: tenants.unknownKey, Certificates: certificates,
 		Certificate: certificate.leaf, Windows: windows.negotiator(), Shown: shown(listeners, certificate), Identity: certificate.identity, Hooks: hooks,
 	})
 	if err != nil {
@@ -188,10 +196,15 @@ func StartManagementPoint(ctx context.Context, c Config, e Environment) (r *Runn
 	for _, l := range listeners {
 		serve(r, server, l, certificate)
 	}
+	r.run(inner, "tenants", tenants.source.Run)
+	r.run(inner, "tenant keys", tenants.publish)
+	r.run(inner, "client certificates", certificates.Run)
 	if windows != nil {
 		r.run(inner, "keytab", func(ctx context.Context) error { return windows.watch(ctx, log) })
 	}
-	health := func() Health { return managementPointHealth(c, opened, waiting, windows, e.Now) }
+	health := func() Health {
+		return managementPointHealth(c, opened, waiting, parts{windows, tenants, certificates}, e.Now)
+	}
 	return r, openDoor(r, c, &door{health: health, metrics: registry, logs: logs, run: verbs(e, opened)})
 }
 
@@ -414,8 +427,12 @@ func StartGateway(ctx context.Context, c Config, e Environment) (r *Running, err
 		return nil, err
 	}
 	config.Logs, config.Log, config.Now, config.Observe = logs, log, e.Now, observe
-	g, err := gateway.New(config)
-	if err != nil {
+	certificates := auth.NewCertificates(auth.CertificatesConfig{Authorities: config.State.Authorities, Revocation: config.State, Now: e.Now, Log: log})
+	r.onStop(func(context.Context) { certificates.Close() })
+	config.Certificates = certificates
+	var g *gateway.Gateway // set before it serves, and so before a token is judged
+	config.Cloud = entra.New(entra.Config{Tenants: config.State.Tenants, Now: e.Now, OnUnknownKey: func(k entra.TenantKey) { g.UnknownKey(k.Tenant, k.KeyID) }})
+	if g, err = gateway.New(config); err != nil {
 		return nil, err
 	}
 	r.Gateway, r.Pin = g, g.Pin()
@@ -424,7 +441,12 @@ func StartGateway(ctx context.Context, c Config, e Environment) (r *Running, err
 		return nil, err
 	}
 	r.run(inner, "gateway", func(ctx context.Context) error { return g.Serve(ctx, l) })
-	health := func() Health { return gatewayHealth(c, g, protectedBy) }
+	r.run(inner, "client certificates", certificates.Run)
+	health := func() Health {
+		h := gatewayHealth(c, g, protectedBy)
+		certificatesHealth(&h, certificates)
+		return h
+	}
 	return r, openDoor(r, c, &door{health: health, metrics: registry, logs: logs})
 }
 
@@ -474,6 +496,9 @@ func StartConnector(ctx context.Context, c Config, e Environment) (r *Running, e
 	}
 	if config.BackendRoots, err = c.backendRoots(); err != nil {
 		return nil, err
+	}
+	if c.ClientCertificates != "" {
+		config.ClientCertificates, config.CompanyHosts = companyCertificates(c.ClientCertificates, log), c.CompanyHosts
 	}
 	if len(c.Gateways) > 0 {
 		listed, err := listedGateways(c.Gateways)
