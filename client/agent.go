@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -19,6 +20,7 @@ import (
 	"postern/catalog"
 	"postern/keyfile"
 	"postern/logfile"
+	"postern/revocation"
 )
 
 // Config is what an Agent needs. Dir is required.
@@ -39,6 +41,14 @@ type Config struct {
 	// is called when it is needed; its error is told, kept for Status, and the device
 	// registers without. Nil: never Kerberos.
 	Negotiator func() (Negotiator, error)
+
+	// Entra gives the device's way to tokens of its tenant. It is called when it is needed;
+	// its error is told, and stops an enrolment that has nothing else to show. Nil: never.
+	Entra func() (Entra, error)
+
+	// Lists fetches revocation lists and OCSP answers about servers. Nil: a client of its own,
+	// without a proxy, that goes to no address of this host unless it was configured.
+	Lists *http.Client
 
 	// Wait returns after d, or with ctx's error. Default: a timer.
 	Wait func(ctx context.Context, d time.Duration) error
@@ -67,6 +77,13 @@ type Agent struct {
 	client *http.Client
 	via    string // what client was made for
 
+	company    *companyCertificate // that this device shows
+	companyErr error               // why the one on record cannot be shown
+	checkers   map[string]*revocation.Checker
+	quietUntil time.Time // the provider or the site was away: a token that lasts is not renewed before
+
+	setupUnchecked atomic.Bool // /NoCRLCheck, while enrolling
+
 	renewals singleflight.Group
 	makeKeys func(random io.Reader) (signing, encryption *rsaKey, err error)
 }
@@ -86,7 +103,7 @@ func Open(config Config) (*Agent, error) {
 	a := &Agent{
 		config: config, log: config.Log, logs: newLogs(config.Logs), key: key, clock: &clock{now: config.Now},
 		acts: make(chan struct{}, 1), lock: flock.New(filepath.Join(config.Dir, "lock"), flock.SetPermissions(0o600)),
-		makeKeys: generateKeys,
+		makeKeys: generateKeys, checkers: map[string]*revocation.Checker{},
 	}
 	return a, a.load()
 }
@@ -125,9 +142,18 @@ func (a *Agent) Close() error {
 	defer a.mu.Unlock()
 	if a.client != nil {
 		a.client.CloseIdleConnections()
+		a.client = nil
 	}
+	for _, checker := range a.checkers {
+		checker.Close()
+	}
+	clear(a.checkers)
 	return nil
 }
+
+// Keep returns the key of the state folder and the path of a file in it, for what belongs
+// to this device and is to be sealed beside its keys: tokens of its tenant, for example.
+func (a *Agent) Keep(name string) (*keyfile.Key, string) { return a.key, a.path(name) }
 
 // lockTimeout is how long an act waits for another process to finish its own.
 const lockTimeout = 30 * time.Second

@@ -36,8 +36,8 @@ func Parameters() []Parameter {
 	return []Parameter{
 		{"/mp", "address[;address]", "management points or gateways to start from", Applies, "", (*Setup).parsePoints},
 		{"/regtoken", "token", "bulk registration token", Applies, "", (*Setup).setToken},
-		{"/NoCRLCheck", "", "do not check revocation lists", Ignored, "revocation lists are not asked for; the site's own certificates are withdrawn by the signed site state", nil},
-		{"/UsePKICert", "", "prefer a certificate of the company", Later, "company certificates are not used yet; the device uses its own key", nil},
+		{"/NoCRLCheck", "", "do not check revocation lists while enrolling", Applies, "", (*Setup).setNoCRLCheck},
+		{"/UsePKICert", "", "use a certificate of the company when there is a valid one", Applies, "", (*Setup).setUsePKICert},
 		{"/retry", "minutes", "try again after this long when the network fails", Applies, "", (*Setup).setRetry},
 		{"/downloadtimeout", "minutes", "give up after this long of trying", Applies, "", (*Setup).setTimeout},
 		{"/source", "folder", "where the client's files are", Ignored, "this client is one program and installs nothing", nil},
@@ -66,13 +66,13 @@ func Parameters() []Parameter {
 		{"CCMHTTPSPORT", "port", "port for https", Applies, "", (*Setup).setHTTPSPort},
 		{"CCMHTTPSSTATE", "mask", "options for https", Ignored, "https is always used where it is offered", nil},
 		{"CCMCERTNAMECHECK", "0", "skip the name check", Refused, "a server's name is always checked", nil},
-		{"CCMCERTSEL", "criteria", "which company certificate", Later, "company certificates are not used yet", nil},
-		{"CCMCERTSTORE", "store", "where company certificates are", Later, "company certificates are not used yet", nil},
-		{"CCMCERTISSUERS", "names", "issuers of company certificates", Later, "company certificates are not used yet", nil},
-		{"CCMFIRSTCERT", "1", "take the first of several", Later, "company certificates are not used yet", nil},
-		{"AADTENANTID", "id", "Entra tenant", Later, "Entra is not used yet; give a bulk registration token", nil},
-		{"AADCLIENTAPPID", "id", "Entra client application", Later, "Entra is not used yet; give a bulk registration token", nil},
-		{"AADRESOURCEURI", "URI", "Entra server application", Later, "Entra is not used yet; give a bulk registration token", nil},
+		{"CCMCERTSEL", "subject:NAME, subjectstr:PART or subjectattr:OU=VALUE", "which company certificate", Applies, "", (*Setup).setCertificateSelect},
+		{"CCMCERTSTORE", "folder", "where company certificates are: NAME.pem with NAME.key", Applies, "", (*Setup).setCertificateStore},
+		{"CCMCERTISSUERS", "CN=NAME; O=NAME | CN=OTHER", "issuers of company certificates", Applies, "", (*Setup).setCertificateIssuers},
+		{"CCMFIRSTCERT", "1", "of several take the one that lasts longest", Applies, "", (*Setup).setFirstCertificate},
+		{"AADTENANTID", "id", "Entra tenant; else that of the join", Applies, "", (*Setup).setTenant},
+		{"AADCLIENTAPPID", "id", "Entra client application; else the gateway says it", Applies, "", (*Setup).setClientApp},
+		{"AADRESOURCEURI", "URI", "Entra server application; else the gateway says it", Applies, "", (*Setup).setResource},
 		{"CCMLOGLEVEL", "0 to 3", "0 writes everything", Applies, "", (*Setup).setLogLevel},
 		{"CCMDEBUGLOGGING", "0 or 1", "1 writes everything", Applies, "", (*Setup).setDebug},
 		{"CCMENABLELOGGING", "TRUE", "write logs", Ignored, "logs are always written", nil},
@@ -163,7 +163,10 @@ func (p Parameter) apply(s *Setup, value string) error {
 		s.warn("%s is not part of this version: %s", p.Name, p.Note)
 		return nil
 	}
-	if value == "" {
+	if p.Value == "" && value != "" {
+		return catalog.Errorf(catalog.ClientCommandValue, "%s takes no value", p.Name)
+	}
+	if value == "" && p.Value != "" {
 		return catalog.Errorf(catalog.ClientCommandValue, "%s needs a value: %s", p.Name, p.Value)
 	}
 	if err := p.set(s, value); err != nil {
@@ -184,6 +187,10 @@ func named(name string, err error) error {
 func unknown(table []Parameter, name string) error {
 	best, distance := "", len(name)/2+1
 	for _, p := range table {
+		if len(name) > 4 && len(name) < len(p.Name) && strings.EqualFold(p.Name[:len(name)], name) {
+			best, distance = p.Name, 0 // the beginning of one
+			continue
+		}
 		if d := editDistance(strings.ToUpper(name), strings.ToUpper(p.Name), distance); d < distance {
 			best, distance = p.Name, d
 		}
@@ -259,6 +266,50 @@ func (s *Setup) setReset(value string) (err error) {
 func (s *Setup) setAlwaysInternet(value string) (err error) {
 	s.AlwaysInternet, err = truth(value)
 	return err
+}
+
+func (s *Setup) setNoCRLCheck(string) error { s.NoCRLCheck = true; return nil }
+
+func (s *Setup) setUsePKICert(string) error { s.Certificate.Use = true; return nil }
+
+func (s *Setup) setCertificateSelect(value string) error {
+	s.Certificate.Select = value
+	return checkCriterion(value)
+}
+
+func (s *Setup) setCertificateStore(value string) error { s.Certificate.Store = value; return nil }
+
+func (s *Setup) setCertificateIssuers(value string) (err error) {
+	s.Certificate.Issuers, err = parseIssuers(value)
+	return err
+}
+
+func (s *Setup) setFirstCertificate(value string) (err error) {
+	s.Certificate.First, err = truth(value)
+	return err
+}
+
+func (s *Setup) setTenant(value string) (err error) {
+	s.TenantID, err = identifier(value)
+	return err
+}
+
+func (s *Setup) setClientApp(value string) (err error) {
+	s.ClientApp, err = identifier(value)
+	return err
+}
+
+func (s *Setup) setResource(value string) (err error) {
+	s.Resource, err = identifier(value)
+	return err
+}
+
+// identifier accepts ids and URIs of a tenant and its applications.
+func identifier(value string) (string, error) {
+	if len(value) > 512 || strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("\"'<>\\", r) }) {
+		return "", catalog.Errorf(catalog.ClientCommandValue, "an id or a URI, not %.80q", value)
+	}
+	return value, nil
 }
 
 func (s *Setup) setDebug(value string) error {

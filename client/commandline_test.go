@@ -59,7 +59,17 @@ func TestParseCommandLine(t *testing.T) {
 		{"a management point on the internet", []string{"CCMHOSTNAME=mp.contoso.com"}, func(s Setup) bool { return s.InternetPoint == "https://mp.contoso.com" }},
 		{"https:// in CCMHOSTNAME is taken off", []string{"CCMHOSTNAME=https://g.test/CCM_Proxy_MutualAuth/7"}, func(s Setup) bool { return s.Gateway.Host == "g.test" && len(s.Warnings) == 1 }},
 		{"root key by its hash", []string{"smspublicrootkey=" + pin}, func(s Setup) bool { return s.RootKey == strings.ToLower(pin) }},
-		{"what comes later has a warning", []string{"/UsePKICert", "AADTENANTID=x"}, func(s Setup) bool { return len(s.Warnings) == 2 }},
+		{"the tenant and its applications", []string{"AADTENANTID=9aaf466a-3f40-4468-b3cd-f0010f21f05a", "aadclientappid=0b7c8ab3", `AADRESOURCEURI="https://ConfigMgrService"`}, func(s Setup) bool {
+			return s.TenantID == "9aaf466a-3f40-4468-b3cd-f0010f21f05a" && s.ClientApp == "0b7c8ab3" && s.Resource == "https://ConfigMgrService" && len(s.Notes)+len(s.Warnings) == 0
+		}},
+		{"no revocation lists, said what it covers", []string{"/NOCRLCHECK"}, func(s Setup) bool { return s.NoCRLCheck && len(s.Notes) == 1 }},
+		{"a certificate of the company", []string{"/usepkicert", "CCMCERTSTORE=/etc/certificates", "CCMFIRSTCERT=1", "CCMCERTSEL=subjectattr:OU=Kiosks", "CCMCERTISSUERS=CN=Contoso Root CA; O=Contoso | CN=Litware Root"}, func(s Setup) bool {
+			c := s.Certificate
+			return c.Use && c.Store == "/etc/certificates" && c.First && c.Select == "subjectattr:OU=Kiosks" && len(c.Issuers) == 2 && len(c.Issuers[0]) == 2
+		}},
+		{"a criterion alone", []string{"CCMFIRSTCERT=1"}, func(s Setup) bool { return s.Certificate.Use && len(s.Notes) == 1 }},
+		{"certificate and tenant", []string{"/UsePKICert", "AADTENANTID=x"}, func(s Setup) bool { return len(s.Notes) == 1 }},
+		{"what comes later has a warning", []string{"SMSSIGNCERT=x", "DNSSUFFIX=x"}, func(s Setup) bool { return len(s.Warnings) == 2 }},
 		{"what has no effect has a note", []string{"/BITSPriority:HIGH", "FSP=x", "SMSCACHESIZE=1"}, func(s Setup) bool { return len(s.Notes) == 3 }},
 		{"everything in the logs", []string{"CCMLOGLEVEL=0"}, func(s Setup) bool { return s.Verbose }},
 		{"any site", []string{"SMSSITECODE=auto", "SMSMP=https://mp"}, func(s Setup) bool { return s.SiteCode == "" }},
@@ -98,6 +108,13 @@ func TestCommandLinesThatAreRefused(t *testing.T) {
 		{"root key that is none", []string{"SMSPublicRootKey=0602"}, catalog.ClientCommandValue, ""},
 		{"value missing", []string{"/retry:"}, catalog.ClientCommandValue, "minutes"},
 		{"uninstall", []string{"/uninstall"}, catalog.ClientCommandNotSupported, "state folder"},
+		{"a switch with a value", []string{"/nocrlcheck:1"}, catalog.ClientCommandValue, "/NoCRLCheck takes no value"},
+		{"slip in a property of the tenant", []string{"AADTENANT=x"}, catalog.ClientCommandUnknown, "AADTENANTID"},
+		{"slip in a switch", []string{"/UsePKI"}, catalog.ClientCommandUnknown, "/UsePKICert"},
+		{"a criterion that is none", []string{"CCMCERTSEL=wk02"}, catalog.ClientCommandValue, "subjectstr"},
+		{"an attribute without value", []string{"CCMCERTSEL=subjectattr:OU"}, catalog.ClientCommandValue, ""},
+		{"issuers that are none", []string{"CCMCERTISSUERS=Contoso"}, catalog.ClientCommandValue, "CN=NAME"},
+		{"a resource with blanks", []string{"AADRESOURCEURI=a b"}, catalog.ClientCommandValue, "AADRESOURCEURI"},
 		{"no name check", []string{"CCMCERTNAMECHECK=0"}, catalog.ClientCommandNotSupported, "always"},
 		{"control character", []string{"SMSMP=a\nb"}, catalog.ClientCommandValue, ""},
 		{"site code", []string{"SMSSITECODE=GERM"}, catalog.ClientCommandValue, ""},

@@ -8,7 +8,7 @@
 // # What Enrol does
 //
 //	new              keys and certificates are made here and never leave
-//	keys-made        the bulk registration token is exchanged at CCM_STS
+//	keys-made        what proves the device is exchanged for a token at CCM_STS
 //	token-exchanged  the registration message goes to ccm_system_tokenauth
 //	pending          the site has taken it and has not decided: confirm until it has
 //	registered       a full CCM token and the self-prove token, then policy
@@ -17,6 +17,18 @@
 // Each state is written down before the next act begins, so an agent that was stopped
 // anywhere goes on from there with the same key: the site counts a bulk token once for a
 // key, however often it is exchanged. The bulk token itself is kept in memory only.
+//
+// # What proves the device
+//
+// In this order (S2, product.md 2.1), and what is used is told as a step and in the log:
+//
+//	certificate   a valid one of the company ([CertificateChoice]): shown in TLS, and at a gateway proved
+//	              by its key again, since the management point sees only what the gateway tells.
+//	              No tokens. An RSA key signs the messages too, and is then what the site knows.
+//	Entra         a token of the device's tenant, then of a user ([Entra]). The gateway says for which
+//	              applications of the site. Renewed the same way; the self-prove token is for when the
+//	              provider is away.
+//	bulk token    and from then on the self-prove token
 //
 // # Inside
 //
@@ -38,6 +50,11 @@
 // management point signs each answer with that certificate's key instead; what the device
 // sends there can be read on the way, and what it gets cannot be changed. Without one of
 // the two nothing goes out on the internet path nor on plain HTTP.
+//
+// Under an authority it is looked whether the server's certificate is revoked (package
+// revocation). /NoCRLCheck leaves that out while enrolling, and covers neither the name nor
+// the authority nor anything later. Under the site root there are no lists: its certificates
+// are short, and the signed site state withdraws them.
 //
 // Trust on first use is for the inside and must be asked for: the root key of the first
 // management point that answers is pinned, and everybody hears of it.

@@ -21,6 +21,10 @@ type enrolment struct {
 
 	learn bool // trust on first use was asked for
 
+	choice  CertificateChoice
+	cloud   cloud // of the command line
+	noEntra error // why Entra does not prove the device
+
 	windows Negotiator // inside, where the machine has a credential
 	proof   string     // by what the registration was proved
 
@@ -46,6 +50,8 @@ func (a *Agent) Enrol(ctx context.Context, setup Setup) error {
 	if setup.Verbose && a.logs.folder != nil {
 		a.logs.folder.Verbose("", true)
 	}
+	a.setupUnchecked.Store(setup.NoCRLCheck)
+	defer a.setupUnchecked.Store(false)
 	until := a.config.Now().Add(orDay(setup.DownloadTimeout))
 	for {
 		err := a.exclusive(ctx, func() error {
@@ -76,8 +82,9 @@ func (a *Agent) enrolOnce(ctx context.Context, setup Setup) error {
 		return err
 	}
 	ctx, c := a.converse(ctx, a.current(), a.logs.setup, setupLine())
-	e := &enrolment{a: a, c: c, bulk: setup.Token, learn: setup.TrustFirstUse}
-	for _, act := range []func(context.Context) error{e.makeKeys, e.locate, e.enter, e.register, e.settle, e.policy, e.ready} {
+	e := &enrolment{a: a, c: c, bulk: setup.Token, learn: setup.TrustFirstUse, choice: setup.Certificate}
+	e.cloud = cloud{TenantID: setup.TenantID, ClientApp: setup.ClientApp, Resource: setup.Resource}
+	for _, act := range []func(context.Context) error{e.makeKeys, e.certificate, e.locate, e.enter, e.register, e.settle, e.policy, e.ready} {
 		if err := act(ctx); err != nil {
 			return err
 		}
@@ -130,6 +137,12 @@ func (a *Agent) adopt(setup Setup) error {
 		}
 		if setup.SiteCode != "" {
 			r.SiteCode = setup.SiteCode
+		}
+		if setup.CRLCheck != "" {
+			r.Revocation.Policy = setup.CRLCheck
+		}
+		if len(setup.CRLSources) > 0 {
+			r.Revocation.Sources = setup.CRLSources
 		}
 	})
 }
@@ -194,14 +207,88 @@ func (e *enrolment) makeKeys(ctx context.Context) error {
 	return e.a.save(func(r *record) { r.State, r.Key = StateKeysMade, key })
 }
 
+// certificate selects the company's certificate, whatever else proves the device (S2). A
+// device whose signing key becomes another one is registered again.
+func (e *enrolment) certificate(ctx context.Context) error {
+	r := e.a.current()
+	if !e.choice.wanted() && r.Certificate.Certificate != "" {
+		e.choice.Files = []CertificateFile{r.Certificate.CertificateFile}
+	}
+	var found *companyCertificate
+	if e.choice.wanted() {
+		err := e.a.step(ctx, "client", "client certificate of the company", func() (err error) {
+			found, err = e.choose(r.Name)
+			return err
+		})
+		if err != nil && !catalogHas(err, catalog.ClientCertificateUnusable) {
+			return err
+		}
+	} else {
+		e.a.logs.noCertificate(nil)
+	}
+	if err := e.a.useCertificate(found); err != nil {
+		return err
+	}
+	e.c.company = found != nil
+	return nil
+}
+
+// choose selects the certificate and tells of it. That there is none is told and stops
+// nothing: Entra or a token may do.
+func (e *enrolment) choose(name string) (*companyCertificate, error) {
+	found, left, err := e.choice.pick(name, e.a.config.Now())
+	switch {
+	case err != nil:
+		return nil, err
+	case found == nil:
+		e.a.logs.noCertificate(left)
+		if len(left) == 0 {
+			left = []string{"the store holds none"}
+		}
+		e.a.config.Say("No client certificate is used: " + strings.Join(left[:min(len(left), 4)], "; "))
+		return nil, catalog.Errorf(catalog.ClientCertificateUnusable, "none is left; going on without")
+	}
+	e.a.logs.certificateUsed(found)
+	return found, nil
+}
+
+func catalogHas(err error, code catalog.Code) bool { return catalog.CodeOf(err) == code }
+
+// useCertificate puts a certificate to use, or none.
+func (a *Agent) useCertificate(found *companyCertificate) error {
+	a.mu.Lock()
+	a.company, a.companyErr = found, nil
+	a.mu.Unlock()
+	key := a.identity().thumbprint
+	err := a.save(func(r *record) {
+		r.Certificate = chosen{}
+		if found != nil {
+			r.Certificate = found.chosen()
+		}
+		if r.Key != key && r.State != StateNew {
+			r.Key, r.State, r.Message, r.Tokens = key, StateKeysMade, "", nil
+		}
+	})
+	if err != nil || a.cached() == (tokenCache{}) || a.cached().Key == "" || a.cached().Key == key {
+		return err
+	}
+	return a.saveTokens(func(t *tokenCache) { *t = tokenCache{} })
+}
+
 // enter gets a CCM token when the route has tokens and the device has something to get it
 // with. From the internet it is needed; inside, a device without one registers by its key.
 func (e *enrolment) enter(ctx context.Context) error {
 	r := e.a.current()
 	waits := r.State.registered() && r.Approval == ccm.ApprovalNone // an answer says whether it still does
 	lasts := e.a.cached().CCM.lasts(e.a.clock.corrected(), closeToExpiry)
-	if !e.c.route.secure() || lasts && !waits {
+	if !e.c.tokens() || lasts && !waits {
 		return nil
+	}
+	if err := e.prepareEntra(ctx); err != nil {
+		return err
+	}
+	if e.noEntra != nil && len(e.a.credentials(e.a.current(), e.bulk)) == 0 && (e.c.route.Internet || e.cloud != cloud{}) {
+		return e.noEntra
 	}
 	if len(e.a.credentials(e.a.current(), e.bulk)) == 0 && !e.c.route.Internet {
 		return nil
@@ -226,7 +313,7 @@ func (e *enrolment) identityLog() *conversation {
 
 // token is what lets a registration message in: the CCM token, of whatever scope.
 func (e *enrolment) token() string {
-	if t := e.a.cached().CCM; e.c.route.secure() && t.lasts(e.a.clock.corrected(), 0) {
+	if t := e.a.cached().CCM; e.c.tokens() && t.lasts(e.a.clock.corrected(), 0) {
 		return t.Token
 	}
 	return ""
@@ -235,7 +322,7 @@ func (e *enrolment) token() string {
 // settle gets the tokens of a registered device: a CCM token of scope client and the
 // self-prove token.
 func (e *enrolment) settle(ctx context.Context) error {
-	if !e.c.route.secure() {
+	if !e.c.tokens() {
 		return nil
 	}
 	e.c = e.c.to(e.a.logs.identity, messageLine())
@@ -252,7 +339,17 @@ func (e *enrolment) settle(ctx context.Context) error {
 		return nil
 	}
 	_, err := e.a.obtain(ctx, e.c, token.KindSelfProve, e.bulk)
-	return err
+	return e.a.spare(err)
+}
+
+// spare lets a device whose tenant proves it do without the self-prove token: that is for
+// when the tenant's provider is away.
+func (a *Agent) spare(err error) error {
+	if err == nil || !a.usesEntra(a.current()) || !refusal(err) && !Transient(err) {
+		return err
+	}
+	a.log.Warn("no self-prove token; the device goes on with its tenant alone", "code", string(catalog.CodeOf(err)), "error", err)
+	return nil
 }
 
 func (e *enrolment) policy(ctx context.Context) error {

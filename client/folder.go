@@ -100,6 +100,7 @@ func (a *Agent) load() error {
 	if a.keys == nil || keys == nil || !a.keys.same(keys) {
 		a.keys = keys
 	}
+	a.loadCompany()
 	return nil
 }
 
@@ -195,7 +196,20 @@ func (a *Agent) cached() tokenCache {
 	return a.tokens
 }
 
+// identity is by what the site knows the device: its own keys, with the company's
+// certificate for signing where that can sign messages.
 func (a *Agent) identity() *identity {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c := a.company
+	if c == nil || c.signs == nil || a.keys == nil {
+		return a.keys
+	}
+	return &identity{c.signing, a.keys.encryption, c.signs, a.keys.encryptionCert, c.thumbprint}
+}
+
+// ownKeys are those that the device has made itself.
+func (a *Agent) ownKeys() *identity {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.keys

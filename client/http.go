@@ -2,12 +2,15 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto"
 	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"slices"
 	"strings"
@@ -34,7 +37,9 @@ type call struct {
 	method, url, query, contentType string
 	body                            []byte
 	token                           string // goes into Authorization with a proof of the signing key; "" for none
+	scheme                          string // of Authorization; "" is DPoP
 	preAuth                         bool   // the token is exchanged, not used
+	ofGateway                       bool   // the gateway itself answers, so no management point signs
 	header                          http.Header
 	windows                         *windowsProof // Windows authentication, when not nil
 	limit                           int64         // bytes of the answer
@@ -126,6 +131,11 @@ func (a *Agent) open(ctx context.Context, c *conversation, q call) (*http.Respon
 		return nil, err
 	}
 	c.line.write(c.log, c.route, q)
+	r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{ConnectDone: func(_, _ string, err error) {
+		if err == nil {
+			a.logs.connected(c)
+		}
+	}}))
 	response, err := client.Do(r)
 	if err != nil {
 		err = connectionError(err, a.config.Now())
@@ -151,7 +161,7 @@ func (a *Agent) request(ctx context.Context, c *conversation, q call) (*http.Req
 		r.Header.Set("Content-Type", q.contentType)
 	}
 	r.Header.Set("User-Agent", c.agent)
-	if a.current().Anchor.wantsSignature(c.route) {
+	if a.current().Anchor.wantsSignature(c.route) && !q.ofGateway {
 		if err := a.askSignature(r.Header); err != nil {
 			return nil, err
 		}
@@ -159,16 +169,39 @@ func (a *Agent) request(ctx context.Context, c *conversation, q call) (*http.Req
 	span := a.newTrace()
 	span.ID = c.trace.ID
 	r.Header.Set("Traceparent", span.Traceparent())
-	if q.token == "" {
-		return r, nil
+	return r, a.prove(c, q, r.Header)
+}
+
+// schemeBearer is for tokens of a tenant: they are bound to no key of the device.
+const schemeBearer = "Bearer"
+
+// prove puts the token into a request, with a proof of the key that the device is known by.
+// Behind a gateway a certificate comes with a proof of its own key: what the gateway says of
+// a certificate is the gateway's word alone.
+func (a *Agent) prove(c *conversation, q call, header http.Header) error {
+	var key crypto.Signer
+	switch {
+	case q.token != "":
+		key = a.identity().signing
+		header.Set("Authorization", cmp.Or(q.scheme, "DPoP")+" "+q.token)
+	case c.certificate() && c.route.RoleID != 0 && !q.ofGateway:
+		company, err := a.certificateInUse()
+		if err != nil {
+			return err
+		}
+		if company == nil {
+			return nil
+		}
+		key = company.key
+	default:
+		return nil
 	}
-	proof, err := token.SignProof(a.identity().signing, q.method, q.url, q.token, a.clock.corrected(), a.config.Rand)
+	proof, err := token.SignProof(key, q.method, q.url, q.token, a.clock.corrected(), a.config.Rand)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	r.Header.Set("Authorization", "DPoP "+q.token)
-	r.Header.Set("DPoP", proof)
-	return r, nil
+	header.Set("DPoP", proof)
+	return nil
 }
 
 // receive reads an answer within its budget.
@@ -232,15 +265,33 @@ func (a *Agent) httpClient(r route) (*http.Client, error) {
 	if n.empty() && !r.secure() {
 		return nil, noAnchorInside(r)
 	}
-	via := r.Scheme + " " + r.Host + " " + r.role() + " " + n.RootKey + " " + n.CA
+	via := strings.Join([]string{r.Scheme, r.Host, r.role(), n.RootKey, n.CA, a.record.Certificate.Sum, string(a.checking(a.record)), strings.Join(a.record.Revocation.Sources, " ")}, "\x00")
+	if a.companyErr != nil && r.secure() {
+		return nil, a.companyErr
+	}
 	if a.client != nil && a.via == via {
 		return a.client, nil
 	}
 	if a.client != nil {
 		a.client.CloseIdleConnections()
 	}
-	a.client, a.via = newHTTPClient(a.config, n.tlsConfig(r, a.config.Now)), via
+	trust, err := a.serverCheck(a.record, r)
+	if err != nil {
+		return nil, err
+	}
+	a.show(trust)
+	a.client, a.via = newHTTPClient(a.config, trust), via
 	return a.client, nil
+}
+
+// show lets connections show the company's certificate to whoever asks for one. It runs
+// with a.mu held.
+func (a *Agent) show(trust *tls.Config) {
+	company := a.company
+	if company == nil {
+		return
+	}
+	trust.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &company.chain, nil }
 }
 
 func newHTTPClient(config Config, trust *tls.Config) *http.Client {
@@ -278,6 +329,8 @@ func connectionError(err error, now time.Time) error {
 		return catalog.Wrap(catalog.ClientNameNotResolved, err, "%s", clean(name.Name, 255))
 	case errors.Is(err, context.DeadlineExceeded) || timeout(err):
 		return catalog.Wrap(catalog.ClientTimeout, err, "no answer")
+	case handshakeError(err) != nil:
+		return handshakeError(err)
 	case errors.As(err, &alert) || errors.As(err, &record) || strings.Contains(err.Error(), "tls: "):
 		return catalog.Wrap(catalog.ClientTLSFailed, err, "the handshake failed")
 	case errors.As(err, &dial) && (dial.Op == "dial" || dial.Op == "proxyconnect"):
@@ -295,7 +348,8 @@ func timeout(err error) bool {
 // the network, or a server that is busy.
 func Transient(err error) bool {
 	switch catalog.CodeOf(err) {
-	case catalog.ClientNameNotResolved, catalog.ClientCannotConnect, catalog.ClientTimeout, catalog.ClientConnectionLost, catalog.ClientServerBusy:
+	case catalog.ClientNameNotResolved, catalog.ClientCannotConnect, catalog.ClientTimeout, catalog.ClientConnectionLost, catalog.ClientServerBusy,
+		catalog.EntraUnreachable, catalog.RevocationUnreachable, catalog.RevocationAnswerNone:
 		return true
 	case catalog.ClientNoManagementPoint:
 		none, ok := errors.AsType[*catalog.Error](err)

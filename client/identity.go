@@ -164,7 +164,7 @@ func (a *Agent) makeIdentity() error {
 // recertify makes new certificates for the same keys, for a site whose clock says that the
 // old ones are not valid. The identity is the key and stays.
 func (a *Agent) recertify(now time.Time) error {
-	old := a.identity()
+	old := a.ownKeys()
 	id, err := newIdentity(old.signing, old.encryption, now, a.config.Rand)
 	if err != nil {
 		return err

@@ -128,7 +128,7 @@ func (a *Agent) choose(ctx context.Context, c *conversation, learn bool) (route,
 // information asks a question of .sms_aut (protocol.md 1.3).
 func (a *Agent) information(ctx context.Context, c *conversation, query string) (text string, err error) {
 	err = a.ask(ctx, c, func(time.Time) (call, error) {
-		return call{method: http.MethodGet, url: c.route.url(ccm.EndpointMP, "/.sms_aut"), query: query, limit: maxInformation}, nil
+		return call{method: http.MethodGet, url: c.url(ccm.EndpointMP, "/.sms_aut"), query: query, limit: maxInformation}, nil
 	}, func(got answer) error {
 		text = string(got.body)
 		return nil
@@ -488,7 +488,7 @@ func (a *Agent) firstRoot(ctx context.Context, c *conversation) (string, error) 
 		shown = token.Pin(cs.PeerCertificates[len(cs.PeerCertificates)-1].PublicKey)
 		return checkServer(cs.PeerCertificates, shown, c.route.role(), hostName(c.route.Host), a.config.Now())
 	}
-	q := call{method: http.MethodGet, url: c.route.url(ccm.EndpointMP, "/.sms_aut"), query: string(ccm.AuthMPTRK), limit: maxInformation}
+	q := call{method: http.MethodGet, url: c.url(ccm.EndpointMP, "/.sms_aut"), query: string(ccm.AuthMPTRK), limit: maxInformation}
 	r, err := a.request(ctx, c, q)
 	if err != nil {
 		return "", err

@@ -8,6 +8,7 @@ import (
 	"postern/catalog"
 	"postern/ccm"
 	"postern/logfile"
+	"postern/revocation"
 )
 
 // logs are the files that administrators know (protocol.md 8.2). The lines below are word
@@ -35,15 +36,19 @@ const account = "S-1-5-18"
 type httpLine struct {
 	prefix, agent  string
 	flags, options string
-	number         int // Options in an error line
+	number         int  // Options in an error line
+	query          bool // the query is written too
 }
 
-func setupLine() httpLine { return httpLine{"ccmsetup", "ccmsetup", "0x4100", "0xe0", 224} }
+func setupLine() httpLine { return httpLine{"ccmsetup", "ccmsetup", "0x4100", "0xe0", 224, false} }
 func messageLine() httpLine {
-	return httpLine{"ccmhttp", "ccmhttp", "0x4200", "0x1e0", 480}
+	return httpLine{"ccmhttp", "ccmhttp", "0x4200", "0x1e0", 480, false}
 }
 func policyLine() httpLine {
-	return httpLine{"SMS CCM 5.0", "SMS CCM 5.0", "0x4200", "0x1e0", 480}
+	return httpLine{"SMS CCM 5.0", "SMS CCM 5.0", "0x4200", "0x1e0", 480, false}
+}
+func tenantLine() httpLine {
+	return httpLine{"SMS CCM 5.0", "SMS CCM 5.0", "0x1304", "0xe0", 224, true}
 }
 
 // write says where a request goes (S2).
@@ -56,11 +61,67 @@ func (l httpLine) write(log *logfile.Log, r route, q call) {
 	if u, err := url.Parse(q.url); err == nil {
 		path = u.Path
 	}
+	if l.query && q.query != "" {
+		path += "?" + q.query
+	}
 	log.Infof("%s: Host=%s, Path=%s, Port=%s, Protocol=%s, CcmTokenAuth=%d, Flags=%s, Options=%s", l.prefix, hostName(r.Host), path, r.port(), r.Scheme, tokenAuth, l.flags, l.options)
 	if tokenAuth == 1 {
 		log.Infof("Appending CCM Token to the header.")
 	}
 }
+
+// connected is written when a new connection stands. The second line is there when lists
+// and responders are asked about the server's certificate, as it says (S2).
+func (l logs) connected(c *conversation) {
+	if c.log != l.setup || !c.route.secure() {
+		return
+	}
+	c.log.Infof("Created connection on port %s", c.route.port())
+	if c.checks {
+		c.log.Infof("Enabled SSL revocation check.")
+	}
+}
+
+// Lines about the tenant (S2).
+
+func (logs) askingTenant(log *logfile.Log, r route) {
+	log.Infof("Getting AAD info from CMG '%s'", r.Host)
+}
+
+func (l logs) registeringByTenant() { l.identity.Infof("Registering client using AAD auth.") }
+
+func (l logs) notRegisteredYet() {
+	l.identity.Infof("AADJoinStatusTask: Client hasn't been registered yet.")
+}
+
+// withoutEntra and notJoined have no line in the documents.
+func (logs) withoutEntra(log *logfile.Log, err error) {
+	log.Warningf("Entra does not prove this device: %s", plain(err))
+}
+
+func (logs) notJoined(log *logfile.Log, err error) {
+	log.Infof("Entra is not used: %s", plain(err))
+}
+
+// Lines about the company's certificate. The documents have none of them; that the
+// certificates are looked at whatever proves the device is their word (S2).
+
+func (l logs) certificateUsed(c *companyCertificate) {
+	for _, log := range []*logfile.Log{l.setup, l.identity} {
+		log.Infof("Using the client certificate %s, from %s. It is preferred over Entra and over tokens.", c.chosen(), c.file.Certificate)
+	}
+}
+
+func (l logs) noCertificate(left []string) {
+	for _, why := range left {
+		l.identity.Warningf("A client certificate is not used: %s", why)
+		l.setup.Warningf("A client certificate is not used: %s", why)
+	}
+	l.identity.Infof("Certificate validation: no client certificate of the company is used.")
+}
+
+// means says what the device proves itself with. It has no line in the documents.
+func (logs) means(log *logfile.Log, what string) { log.Infof("Proving this device by its %s.", what) }
 
 // Lines about tokens (S2).
 
@@ -147,55 +208,68 @@ func (logs) messageAnswered(c *conversation, id, reply string) {
 
 // Lines about failures (S4).
 
-func (logs) badStatus(c *conversation, address string, status ccm.Status) {
-	c.log.Errorf("[CCMHTTP] ERROR: URL=%s, Port=%s, Options=%d, Code=0, Text=CCM_E_BAD_HTTP_STATUS_CODE", address, c.route.port(), c.line.number)
+func (l logs) badStatus(c *conversation, address string, status ccm.Status) {
+	c.log.Errorf("[CCMHTTP] ERROR: URL=%s, Port=%s, Options=%d, Code=0, Text=CCM_E_BAD_HTTP_STATUS_CODE", address, c.route.port(), l.options(c, c.log))
 	c.log.Errorf("[CCMHTTP] ERROR INFO: StatusCode=%d StatusText=%s", status.Code, status.Reason)
+}
+
+// options is the number that stands in an error line. In LocationServices.log it is 63, and
+// 31 where revocation lists are not asked: so in the samples (S4), and derived from them.
+func (l logs) options(c *conversation, log *logfile.Log) int {
+	switch {
+	case log != l.location:
+		return c.line.number
+	case c.checks:
+		return 63
+	}
+	return 31
 }
 
 // winHTTP are the numbers and names that the log gives to connections that failed.
 type winHTTP struct {
 	number int
 	name   string
-	flag   string // of WINHTTP_CALLBACK_STATUS_SECURE_FAILURE
-	bit    int
+	flags  revocation.Flags // of WINHTTP_CALLBACK_STATUS_SECURE_FAILURE
 }
 
 func winHTTPErrors() map[catalog.Code]winHTTP {
-	const secure, name = 12175, "ERROR_WINHTTP_SECURE_FAILURE"
+	const secure, name = revocation.SecureFailure, revocation.SecureFailureText
 	return map[catalog.Code]winHTTP{
-		catalog.ClientServerRoot:      {secure, name, "INVALID_CA", 0x8},
-		catalog.ClientServerUntrusted: {secure, name, "INVALID_CA", 0x8},
-		catalog.ClientServerHost:      {secure, name, "CERT_CN_INVALID", 0x10},
-		catalog.ClientServerExpired:   {secure, name, "CERT_DATE_INVALID", 0x20},
-		catalog.ClientServerRole:      {secure, name, "CERT_WRONG_USAGE", 0x40},
-		catalog.ClientTLSFailed:       {secure, name, "SECURITY_CHANNEL_ERROR", 0x80000000},
-		catalog.ClientNameNotResolved: {12007, "ERROR_WINHTTP_NAME_NOT_RESOLVED", "", 0},
-		catalog.ClientCannotConnect:   {12029, "ERROR_WINHTTP_CANNOT_CONNECT", "", 0},
-		catalog.ClientTimeout:         {12002, "ERROR_WINHTTP_TIMEOUT", "", 0},
-		catalog.ClientConnectionLost:  {12030, "ERROR_WINHTTP_CONNECTION_ERROR", "", 0},
+		catalog.ClientServerRoot:      {secure, name, revocation.FlagInvalidCA},
+		catalog.ClientServerUntrusted: {secure, name, revocation.FlagInvalidCA},
+		catalog.ClientServerHost:      {secure, name, revocation.FlagName},
+		catalog.ClientServerExpired:   {secure, name, revocation.FlagDate},
+		catalog.ClientServerRole:      {secure, name, revocation.FlagWrongUsage},
+		catalog.ClientTLSFailed:       {secure, name, revocation.FlagChannel},
+		catalog.ClientNameNotResolved: {12007, "ERROR_WINHTTP_NAME_NOT_RESOLVED", 0},
+		catalog.ClientCannotConnect:   {12029, "ERROR_WINHTTP_CANNOT_CONNECT", 0},
+		catalog.ClientTimeout:         {12002, "ERROR_WINHTTP_TIMEOUT", 0},
+		catalog.ClientConnectionLost:  {12030, "ERROR_WINHTTP_CONNECTION_ERROR", 0},
 	}
 }
 
 // connectionFailed writes a failed connection where S4 shows it: in the component's own
 // log, and a failed recognition in LocationServices.log too.
 func (l logs) connectionFailed(c *conversation, address string, err error) {
-	failure, ok := winHTTPErrors()[catalog.CodeOf(err)]
+	failure, ok := explained(err)
 	if !ok {
 		return
 	}
 	files := []*logfile.Log{c.log}
-	if failure.flag != "" && c.log != l.location {
+	if failure.flags != 0 && c.log != l.location {
 		files = append(files, l.location)
 	}
 	for _, log := range files {
-		if failure.flag != "" {
+		if failure.flags != 0 {
 			log.Infof("[CCMHTTP] AsyncCallback():")
 			log.Errorf("[CCMHTTP] AsyncCallback(): WINHTTP_CALLBACK_STATUS_SECURE_FAILURE Encountered")
 			log.Infof("[CCMHTTP] : dwStatusInformationLength is 4")
-			log.Infof("[CCMHTTP] : lpvStatusInformation is 0x%x", failure.bit)
-			log.Errorf("[CCMHTTP] : WINHTTP_CALLBACK_STATUS_FLAG_%s is set", failure.flag)
+			log.Infof("[CCMHTTP] : lpvStatusInformation is 0x%x", uint32(failure.flags))
+			for _, flag := range failure.flags.Names() {
+				log.Errorf("[CCMHTTP] : %s is set", flag)
+			}
 		}
-		log.Errorf("[CCMHTTP] ERROR: URL=%s, Port=%s, Options=%d, Code=%d, Text=%s", address, c.route.port(), c.line.number, failure.number, failure.name)
+		log.Errorf("[CCMHTTP] ERROR: URL=%s, Port=%s, Options=%d, Code=%d, Text=%s", address, c.route.port(), l.options(c, log), failure.number, failure.name)
 		log.Errorf("%s", plain(err)) // ours: what that means
 	}
 }

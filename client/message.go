@@ -42,7 +42,7 @@ func (a *Agent) deliver(ctx context.Context, c *conversation, m message) (reply,
 	case m.token != "":
 		endpoint = ccm.EndpointSystemTokenAuth
 	}
-	address := c.route.url(endpoint, "/request")
+	address := c.url(endpoint, "/request")
 	a.logs.messageSent(c, m.id, m.endpoint, address)
 	var got reply
 	err := a.ask(ctx, c, func(now time.Time) (call, error) {

@@ -164,7 +164,7 @@ func (a *Agent) policyBody(ctx context.Context, c *conversation, token string, p
 	err = a.ask(ctx, c.to(c.log, policyLine()), func(now time.Time) (call, error) {
 		header := http.Header{}
 		err := ccm.SignPolicyAuth(header, r.ClientID, a.identity().signing, now)
-		return call{method: http.MethodGet, url: c.route.url(endpoint, "/.sms_pol"), query: query, token: token, header: header, limit: maxPolicyBody}, err
+		return call{method: http.MethodGet, url: c.url(endpoint, "/.sms_pol"), query: query, token: token, header: header, limit: maxPolicyBody}, err
 	}, func(got answer) (err error) {
 		text, sealed, err = a.openBody(got.body, p.Hash)
 		return err

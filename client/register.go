@@ -53,7 +53,7 @@ func (e *enrolment) register(ctx context.Context) error {
 // prepareKerberos gets the machine's credential where it can serve: inside, for a device
 // that has no token to register with, or is registered and not approved.
 func (e *enrolment) prepareKerberos() {
-	if e.a.config.Negotiator == nil || !e.c.route.inside() || e.token() != "" && !e.a.current().State.registered() {
+	if e.a.config.Negotiator == nil || !e.c.route.inside() || e.c.certificate() || e.token() != "" && !e.a.current().State.registered() {
 		return
 	}
 	by, err := e.a.config.Negotiator()
@@ -79,7 +79,7 @@ func (e *enrolment) withoutKerberos(err error) {
 // askAgain is for a registered device that waits for approval: it proves itself when it can
 // by now, and else asks, where no token answers that, how things stand.
 func (e *enrolment) askAgain(ctx context.Context) error {
-	if e.windows == nil && e.c.route.secure() {
+	if e.windows == nil && e.c.tokens() {
 		return nil
 	}
 	if err := e.prepareRegistration(); err != nil {
@@ -117,6 +117,9 @@ func (e *enrolment) askAgain(ctx context.Context) error {
 func (e *enrolment) registerOnce(ctx context.Context, attempt int) (again bool, err error) {
 	if err := e.prepareRegistration(); err != nil {
 		return false, err
+	}
+	if attempt == 1 && e.provedByEntra() {
+		e.a.logs.notRegisteredYet()
 	}
 	e.a.logs.registrationStarts(attempt)
 	var response ccm.RegistrationResponse
@@ -173,6 +176,9 @@ func (e *enrolment) sendRegistration(ctx context.Context, kind string) (ccm.Regi
 	r := e.a.current()
 	if kind == ccm.RegistrationTypeRegistration {
 		e.a.logs.registrationSent(r.ClientID)
+		if e.provedByEntra() {
+			e.a.logs.registeringByTenant()
+		}
 	}
 	m := message{id: r.Message, endpoint: endpointRegistration, token: e.token(), body: func(now time.Time) (string, error) { return e.registration(kind, now) }}
 	got, err := e.deliverProved(ctx, m)
@@ -197,7 +203,7 @@ func (e *enrolment) sendRegistration(ctx context.Context, kind string) (ccm.Regi
 func (e *enrolment) deliverProved(ctx context.Context, m message) (reply, error) {
 	c := e.c.to(e.a.logs.messaging, messageLine())
 	if e.windows == nil {
-		e.proof = cmp.Or(e.proof, provedBy(m))
+		e.proof = cmp.Or(e.proof, e.provedBy(m))
 		return e.a.deliver(ctx, c, m)
 	}
 	proof := &windowsProof{by: e.windows}
@@ -226,8 +232,14 @@ func (e *enrolment) deliverProved(ctx context.Context, m message) (reply, error)
 	return got, sent
 }
 
-func provedBy(m message) string {
-	if m.token != "" {
+func (e *enrolment) provedBy(m message) string {
+	r := e.a.current()
+	switch {
+	case e.c.certificate():
+		return "PKI certificate: " + r.Certificate.String()
+	case e.provedByEntra():
+		return "Entra: " + r.Entra.String()
+	case m.token != "":
 		return "the token that it enrolled with"
 	}
 	return "its own key alone"
@@ -242,7 +254,7 @@ func (e *enrolment) registration(kind string, now time.Time) (string, error) {
 	}
 	r, keys := e.a.current(), e.a.identity()
 	request := ccm.RegistrationRequest{
-		Type: kind, SMSID: r.ClientID, TimeStamp: wireTime(now), Agent: ccm.Agent{Identity: agentIdentity, Version: agentVersion}, KeyType: 1,
+		Type: kind, SMSID: r.ClientID, TimeStamp: wireTime(now), Agent: ccm.Agent{Identity: agentIdentity, Version: agentVersion}, KeyType: e.keyType(),
 		Signing: keys.signingCert, Encryption: keys.encryptionCert,
 		Properties: map[string]string{
 			"netbios name": netBIOSName(r.Name), "fq name": r.Name, "internetflag": string(rune('0' + r.Internet)), "agent edition": "0",
@@ -252,6 +264,14 @@ func (e *enrolment) registration(kind string, now time.Time) (string, error) {
 		request.SignatureSMSID = string(r.ClientID)
 	}
 	return ccm.BuildRegistration(request, keys.signing)
+}
+
+// keyType says who issued the signing certificate: 1 itself, 2 the company.
+func (e *enrolment) keyType() int {
+	if company, err := e.a.certificateInUse(); err == nil && company != nil && company.signs != nil {
+		return 2
+	}
+	return 1
 }
 
 // netBIOSName is a host's short name.

@@ -2,6 +2,8 @@ package client
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"time"
 
@@ -12,11 +14,11 @@ import (
 // fresh returns a CCM token that lasts, or "" on a route without TLS, where messages go
 // by their signature alone. refused is a token that the server has not taken.
 func (a *Agent) fresh(ctx context.Context, c *conversation, refused string) (string, error) {
-	if !c.route.secure() {
+	if !c.tokens() {
 		return "", nil
 	}
 	now := a.clock.corrected()
-	if t := a.cached().CCM; t.Scope == token.ScopeClient && t.lasts(now, closeToExpiry) && t.Token != refused {
+	if t := a.cached().CCM; t.Scope == token.ScopeClient && t.lasts(now, a.renewBefore(t)) && t.Token != refused {
 		return t.Token, nil
 	} else if t.Token != "" && t.Token != refused {
 		a.logs.tokenEnds(c.log, t.Expires)
@@ -24,10 +26,36 @@ func (a *Agent) fresh(ctx context.Context, c *conversation, refused string) (str
 	err := a.renewOnce(ctx, c, renewal{refused: refused})
 	t := a.cached().CCM
 	if err != nil && Transient(err) && t.Scope == token.ScopeClient && t.lasts(now, 0) && t.Token != refused {
+		a.beQuiet(now)
 		a.log.WarnContext(ctx, "the CCM token could not be renewed and is used until it ends", "error", err)
 		return t.Token, nil
 	}
 	return t.Token, err
+}
+
+// renewBefore is how long before its end a CCM token is renewed: ten minutes and up to two
+// more, different for each token, so that devices that began together do not renew
+// together. While the site or the provider is away it is used until it ends.
+func (a *Agent) renewBefore(t cachedToken) time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.clock.corrected().Before(a.quietUntil) {
+		return 0
+	}
+	sum := sha256.Sum256([]byte(t.Token))
+	return closeToExpiry + time.Duration(binary.BigEndian.Uint32(sum[:4]))%renewSpread
+}
+
+const (
+	renewSpread = 2 * time.Minute
+	quietTime   = time.Minute // between two tries to renew a token that lasts
+)
+
+func (a *Agent) beQuiet(now time.Time) {
+	pause := a.jitter(quietTime)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.quietUntil = now.Add(pause)
 }
 
 // renewal says what is to be renewed besides what is due.
@@ -80,7 +108,7 @@ func (a *Agent) renewTokens(ctx context.Context, c *conversation, n renewal) err
 		return notEnrolled()
 	}
 	now, t := a.clock.corrected(), a.cached()
-	due := t.CCM.Scope != token.ScopeClient || !t.CCM.lasts(now, closeToExpiry) || t.CCM.Token == n.refused
+	due := t.CCM.Scope != token.ScopeClient || !t.CCM.lasts(now, a.renewBefore(t.CCM)) || t.CCM.Token == n.refused
 	if due || n.ccm || n.both {
 		got, err := a.obtain(ctx, c, token.KindCCM, "")
 		if err != nil {
@@ -92,7 +120,7 @@ func (a *Agent) renewTokens(ctx context.Context, c *conversation, n renewal) err
 	}
 	if n.both || a.selfProveDue() {
 		_, err := a.obtain(ctx, c, token.KindSelfProve, "")
-		return err
+		return a.spare(err)
 	}
 	return nil
 }
@@ -113,7 +141,7 @@ func (a *Agent) renew(ctx context.Context, n renewal) error {
 	if !r.State.registered() {
 		return notEnrolled()
 	}
-	if !r.Route.secure() {
+	if !r.tokens() {
 		return nil
 	}
 	ctx, c := a.converse(ctx, r, a.logs.messaging, messageLine())
@@ -168,7 +196,7 @@ func (a *Agent) renewOrMove(ctx context.Context, n renewal) error {
 
 // rest is how long the CCM token lasts yet, at least a minute or so.
 func (a *Agent) rest() time.Duration {
-	if !a.current().Route.secure() {
+	if !a.current().tokens() {
 		return idleWait
 	}
 	return max(a.cached().CCM.Expires.Sub(a.clock.corrected()), 2*time.Minute)
@@ -221,6 +249,8 @@ func (r record) waiting(err error) string {
 		return "approval by an administrator"
 	case err == nil:
 		return ""
+	case code == catalog.EntraUnreachable:
+		return "the provider of the tenant"
 	case Transient(err):
 		return "the network or the server"
 	case code == catalog.ClientTokenNeeded || code == catalog.ClientAwayTooLong:

@@ -29,11 +29,15 @@ func (r route) door() ccm.Door {
 // path is the external path of an endpoint, spelled as clients do: the messaging
 // endpoints in lower case (S2).
 func (r route) path(endpoint ccm.Endpoint, rest string) string {
+	return r.pathBy(r.door(), endpoint, rest)
+}
+
+func (r route) pathBy(door ccm.Door, endpoint ccm.Endpoint, rest string) string {
 	internal := ccm.Path{Endpoint: endpoint, Rest: rest}.Internal()
 	if strings.HasPrefix(string(endpoint), string(ccm.EndpointSystem)) {
 		internal = strings.ToLower(internal)
 	}
-	return ccm.ExternalPath(r.door(), r.RoleID, internal)
+	return ccm.ExternalPath(door, r.RoleID, internal)
 }
 
 // url is the external URL of an endpoint, without query: what a proof names.

@@ -14,6 +14,7 @@ import (
 
 	"postern/catalog"
 	"postern/ccm"
+	"postern/revocation"
 	"postern/token"
 )
 
@@ -61,6 +62,16 @@ type Setup struct {
 	CAFile              string // PEM of the authority of the company that the server's certificate is under
 	ResetKeyInformation bool   // RESETKEYINFORMATION=TRUE: another anchor than the one on record may be given
 	TrustFirstUse       bool   // inside, without an anchor: take the root key of the first management point that answers, and pin it
+
+	NoCRLCheck bool              // /NoCRLCheck: no revocation lists while enrolling; name and authority are judged all the same
+	CRLCheck   revocation.Policy // from then on: require, prefer or off; "" as before, and require at first
+	CRLSources []string          // where to ask besides what the server's certificate says, as revocation.Config has it
+
+	Certificate CertificateChoice // of the company: preferred over Entra and tokens
+
+	TenantID  string // AADTENANTID; empty: that of the join
+	ClientApp string // AADCLIENTAPPID; empty: the gateway says it
+	Resource  string // AADRESOURCEURI; empty: the gateway says it
 
 	TokenFile string // where to read the token; "-" is standard input, see ReadToken
 	Name      string // the device's host name; empty: the system's
@@ -295,7 +306,23 @@ func (s *Setup) settle() error {
 	if s.autoSite && (s.Gateway.Host != "" || s.InternetPoint != "") {
 		return catalog.Errorf(catalog.ClientCommandConflict, "SMSSITECODE=AUTO does not go with CCMHOSTNAME; write the site code")
 	}
+	s.remark()
 	return s.check()
+}
+
+// remark says what has no effect together with something else.
+func (s *Setup) remark() {
+	selects := s.Certificate.Select != "" || len(s.Certificate.Issuers) > 0 || s.Certificate.First
+	if selects && !s.Certificate.Use && s.Certificate.Store == "" {
+		s.Certificate.Use = true
+		s.note("CCMCERTSEL, CCMCERTISSUERS and CCMFIRSTCERT are taken to mean /UsePKICert")
+	}
+	if s.Certificate.wanted() && s.ClientApp+s.Resource+s.TenantID != "" {
+		s.note("a valid certificate is preferred over Entra: the AAD properties count when there is none")
+	}
+	if s.NoCRLCheck {
+		s.note("/NoCRLCheck covers this run and nothing after it; name and authority of a server are always checked, and under a site root there are no lists")
+	}
 }
 
 // check refuses a Setup that says nothing usable or two things at once.
@@ -314,6 +341,13 @@ func (s *Setup) check() error {
 	}
 	if anchors > 1 {
 		return catalog.Errorf(catalog.ClientCommandConflict, "give one of the root key, a file with it, and an authority's file")
+	}
+	if s.CRLCheck != "" {
+		policy, err := revocation.ParsePolicy(string(s.CRLCheck))
+		if err != nil {
+			return catalog.Wrap(catalog.ClientCommandValue, err, "--crl-check is require, prefer or off")
+		}
+		s.CRLCheck = policy
 	}
 	if s.RootKey != "" {
 		_, err := ParseRootKey(s.RootKey)

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -23,8 +24,11 @@ import (
 	"testing"
 	"time"
 
+	"postern/auth/entra"
 	"postern/catalog"
 	"postern/ccm"
+	"postern/internal/authority"
+	"postern/internal/issuer"
 	"postern/logfile"
 	"postern/proof"
 	"postern/token"
@@ -95,11 +99,25 @@ type testSite struct {
 	windows     func(w http.ResponseWriter, r *http.Request) (proved string, ok bool)
 	proved      []string // who registered by Windows authentication
 	unsigned    bool     // answers are not signed
+	signEmpty   bool     // those without content are signed too
+	forge       bool     // signatures are over another answer
+
+	provider   *issuer.Issuer // of the tenant
+	validator  *entra.Validator
+	tenant     *testTenant // the device's way to it
+	onboarded  bool        // AADAuthInfo knows the tenant
+	resource   string      // that AADAuthInfo names instead of the site's
+	company    *authority.Authority
+	wantsProof bool         // as behind a gateway: a certificate alone is not enough
+	lists      *http.Client // for revocation lists
+	shownBy    []string     // subjects of client certificates that came
 }
 
 type testDevice struct {
 	id      ccm.ClientID
 	request *ccm.RegistrationRequest
+
+	approval ccm.ApprovalStatus // 0: the site's
 }
 
 type testPolicy struct {
@@ -152,7 +170,7 @@ func newTestSite(t testing.TB) *testSite {
 	s.server.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return &tls.Config{Certificates: []tls.Certificate{s.shown}, NextProtos: s.protocols}, nil
+		return &tls.Config{Certificates: []tls.Certificate{s.shown}, NextProtos: s.protocols, ClientAuth: tls.RequestClientCert}, nil
 	}}
 	s.server.StartTLS()
 	s.plain = httptest.NewServer(http.HandlerFunc(s.serve))
@@ -316,7 +334,7 @@ func (s *testSite) serve(w http.ResponseWriter, r *http.Request) {
 func (s *testSite) sign(header http.Header, r *http.Request, path ccm.Path, out *httptest.ResponseRecorder) {
 	key, _ := s.shown.PrivateKey.(*ecdsa.PrivateKey)
 	nonce, ok := strings.CutPrefix(r.Header.Get(ccm.HeaderSignedReply), "chain ")
-	if !ok || s.unsigned || out.Body.Len() == 0 {
+	if !ok || s.unsigned || out.Body.Len() == 0 && !s.signEmpty || path.Endpoint == ccm.EndpointAADAuthInfo {
 		return
 	}
 	shown := s.shown
@@ -324,7 +342,11 @@ func (s *testSite) sign(header http.Header, r *http.Request, path ccm.Path, out 
 		shown = s.certificate(certificateFor{role: token.RoleManagementPoint})
 		key, _ = shown.PrivateKey.(*ecdsa.PrivateKey)
 	}
-	raw, err := token.SignReply(key, token.Reply{Nonce: nonce, Path: path.Internal(), Status: out.Code, Sum: token.ReplySum(out.Body.Bytes()), At: s.clock.now()})
+	sum := token.ReplySum(out.Body.Bytes())
+	if s.forge {
+		sum = token.ReplySum([]byte("another answer"))
+	}
+	raw, err := token.SignReply(key, token.Reply{Nonce: nonce, Path: path.Internal(), Status: out.Code, Sum: sum, At: s.clock.now()})
 	if err != nil {
 		s.t.Error(err)
 	}
@@ -346,7 +368,12 @@ func statusFor(path ccm.Path, err error) ccm.Status {
 }
 
 func (s *testSite) route(w http.ResponseWriter, r *http.Request, path ccm.Path) error {
-	if path.Door == ccm.DoorMutualAuth || path.Door == ccm.DoorServerAuth && path.RoleID != testRole {
+	switch {
+	case path.Endpoint == ccm.EndpointAADAuthInfo:
+		return s.authInfo(w, r)
+	case path.Door == ccm.DoorMutualAuth && path.RoleID == testRole || path.Door == ccm.DoorDirect && s.company != nil && r.TLS != nil:
+		return s.byCertificate(w, r, path)
+	case path.Door == ccm.DoorMutualAuth || path.Door == ccm.DoorServerAuth && path.RoleID != testRole:
 		return catalog.Errorf(catalog.PathUnknown, "no such role")
 	}
 	switch path.Endpoint {
@@ -394,6 +421,9 @@ func (s *testSite) claims(r *http.Request, needed bool) (token.Claims, error) {
 }
 
 func (s *testSite) bearer(r *http.Request, kinds ...token.Kind) (token.Claims, proof.KeyThumbprint, error) {
+	if raw, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok && slices.Contains(kinds, kindEntra) && s.validator != nil {
+		return s.ofTenant(r, raw)
+	}
 	raw, ok := strings.CutPrefix(r.Header.Get("Authorization"), "DPoP ")
 	if !ok {
 		return token.Claims{}, "", catalog.Errorf(catalog.TokenMissing, "")
@@ -465,7 +495,7 @@ func (s *testSite) exchange(w http.ResponseWriter, r *http.Request) error {
 		}
 	} else {
 		var err error
-		if claims, key, err = s.bearer(r, token.KindBulk, token.KindSelfProve); err != nil {
+		if claims, key, err = s.bearer(r, token.KindBulk, token.KindSelfProve, kindEntra); err != nil {
 			return err
 		}
 	}
@@ -476,7 +506,7 @@ func (s *testSite) exchange(w http.ResponseWriter, r *http.Request) error {
 	device := s.devices[key]
 	out := token.Claims{Kind: kind, ID: "id", Key: key, TokenType: token.TypeDevice}
 	switch {
-	case device == nil && (kind != token.KindCCM || claims.Kind != token.KindBulk):
+	case device == nil && (kind != token.KindCCM || claims.Kind != token.KindBulk && claims.Kind != kindEntra):
 		return catalog.Errorf(catalog.DeviceUnknown, "no such device")
 	case device == nil:
 		if s.reservations[key] == "" {
@@ -486,7 +516,7 @@ func (s *testSite) exchange(w http.ResponseWriter, r *http.Request) error {
 			}
 			s.reservations[key] = id
 		}
-		out.Client, out.Scope, out.BulkID = s.reservations[key], token.ScopeRegister, claims.ID
+		out.Client, out.Scope, out.BulkID, out.Cloud = s.reservations[key], token.ScopeRegister, claims.ID, claims.Cloud
 	default:
 		out.Client = device.id
 		if kind == token.KindCCM {
@@ -516,6 +546,9 @@ func (s *testSite) issue(w http.ResponseWriter, claims token.Claims) error {
 	}
 	life := map[token.Kind]time.Duration{token.KindCCM: token.CCMLifetime, token.KindSelfProve: token.SelfProveLifetime}[claims.Kind]
 	approval := s.approval
+	if device := s.devices[claims.Key]; device != nil && device.approval != 0 {
+		approval = device.approval
+	}
 	if claims.Scope == token.ScopeRegister {
 		approval = ccm.ApprovalUnknown
 	}
@@ -599,6 +632,13 @@ func (s *testSite) register(m *ccm.Message, claims token.Claims) (string, error)
 		s.pending--
 		response.Status = ccm.RegistrationPending
 	}
+	switch {
+	case claims.Cloud != nil:
+		s.devices[key].approval = ccm.ApprovalEntra
+	case claims.Kind == kindPKI:
+		s.devices[key].approval = ccm.ApprovalNotApplicable
+	}
+	response.ApprovalStatus = cmp.Or(s.devices[key].approval, s.approval)
 	response.SMSID = s.devices[key].id
 	if s.otherID {
 		response.SMSID = "GUID:00000000-0000-4000-8000-000000000001"
@@ -617,7 +657,7 @@ func (s *testSite) add(request *ccm.RegistrationRequest, claims token.Claims) (p
 	}
 	now := s.clock.now()
 	switch {
-	case claims.Kind != "" && claims.Key != key:
+	case claims.Kind != "" && claims.Kind != kindPKI && claims.Key != key:
 		return "", catalog.Errorf(catalog.RegistrationOtherKey, "")
 	case now.Before(request.Signing.NotBefore.Add(-token.Leeway)) || now.After(request.Signing.NotAfter):
 		return "", catalog.Errorf(catalog.RegistrationCertificateExpired, "")
@@ -647,7 +687,7 @@ func (s *testSite) signed(m *ccm.Message, claims token.Claims) (string, error) {
 	if err := m.Verify(device.request.Signing.PublicKey); err != nil {
 		return "", err
 	}
-	if claims.Kind != "" && (claims.Scope != token.ScopeClient || claims.Client != device.id) {
+	if claims.Kind != "" && claims.Kind != kindPKI && (claims.Scope != token.ScopeClient || claims.Client != device.id) {
 		return "", catalog.Errorf(catalog.TokenScope, "")
 	}
 	if m.Header.TargetEndpoint != "MP_PolicyManager" {
@@ -688,7 +728,7 @@ func (s *testSite) body(w http.ResponseWriter, r *http.Request, path ccm.Path, c
 			device = d
 		}
 	}
-	if device == nil || auth.Verify(device.request.Signing.PublicKey) != nil || claims.Kind != "" && claims.Client != device.id {
+	if device == nil || auth.Verify(device.request.Signing.PublicKey) != nil || claims.Kind != "" && claims.Kind != kindPKI && claims.Client != device.id {
 		io.WriteString(w, ccm.PolicyError)
 		return nil
 	}
@@ -737,7 +777,12 @@ func (s *testSite) agentIn(dir string, made *int, clock *testClock) *testAgent {
 	s.t.Helper()
 	a := &testAgent{site: s, dir: dir + "/state", logDir: dir + "/logs", clock: clock, made: made}
 	folder := logfile.NewFolder(a.logDir, logfile.Options{Now: clock.now})
+	var tenant func() (Entra, error)
+	if s.tenant != nil {
+		tenant = func() (Entra, error) { return s.tenant, s.tenant.missing }
+	}
 	opened, err := Open(Config{
+		Entra: tenant, Lists: s.lists,
 		Dir: a.dir, Now: clock.now, Dial: s.dial, Logs: folder, Observe: a.observe, Wait: a.wait,
 		Proxy: func(*http.Request) (*url.URL, error) { return nil, nil },
 	})

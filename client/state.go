@@ -46,6 +46,10 @@ type record struct {
 	Proof      string `json:"proof,omitempty"`       // by what the registration was proved
 	NoKerberos string `json:"no_kerberos,omitempty"` // why Kerberos did not prove it
 
+	Entra       cloud           `json:"entra,omitzero"`
+	Certificate chosen          `json:"certificate,omitzero"` // of the company, in use
+	Revocation  revocationCheck `json:"revocation,omitzero"`
+
 	Initial  route        `json:"initial_route,omitzero"` // as given; Route is the one that is used
 	Points   []route      `json:"initial_points,omitempty"`
 	Ports    ports        `json:"ports,omitzero"`
@@ -62,8 +66,12 @@ type record struct {
 	Policies []Assignment  `json:"policies,omitempty"`
 }
 
+// tokens reports whether the device proves itself by tokens; see conversation.tokens.
+func (r record) tokens() bool { return r.Route.secure() && r.Certificate.Certificate == "" }
+
 func (r record) clone() record {
 	r.Tokens, r.Policies = slices.Clone(r.Tokens), slices.Clone(r.Policies)
+	r.Revocation.Sources = slices.Clone(r.Revocation.Sources)
 	r.Points, r.Verified = slices.Clone(r.Points), slices.Clone(r.Verified)
 	return r
 }
@@ -112,6 +120,10 @@ type Status struct {
 	Key            proof.KeyThumbprint `json:"key,omitempty"`
 	Protection     string              `json:"protection"` // what protects the key
 
+	Certificate string `json:"certificate,omitempty"` // of the company, in use
+	Entra       string `json:"entra,omitempty"`       // by whose token of the tenant the device proves itself
+	Revocation  string `json:"revocation,omitempty"`  // how it is looked whether a server's certificate is revoked
+
 	Gateway         string        `json:"gateway,omitempty"`          // HOST/CCM_Proxy_MutualAuth/<id>
 	ManagementPoint string        `json:"management_point,omitempty"` // when there is no gateway
 	Chosen          string        `json:"chosen,omitempty"`           // why that management point
@@ -137,6 +149,12 @@ func (a *Agent) Status() Status {
 		ApprovalStatus: r.Approval, Key: r.Key, Protection: a.key.Protection(), Anchor: r.Anchor.String(), Trust: r.Anchor.origin(), Chosen: r.Chosen,
 		Verified: r.Verified, Proof: r.Proof, NoKerberos: r.NoKerberos, SiteCode: r.SiteCode, Name: r.Name,
 		Tokens: r.Tokens, Policies: r.Policies, ClockOffset: a.clock.difference(),
+	}
+	if s.Certificate = r.Certificate.String(); r.Entra.Use && r.Entra.Kind != "" {
+		s.Entra = r.Entra.String()
+	}
+	if r.Route.secure() {
+		s.Revocation = r.Revocation.say(r.Anchor)
 	}
 	if s.ClientID = r.ClientID; !r.State.registered() {
 		s.ApprovalStatus = ccm.ApprovalUnknown

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"postern/catalog"
+	"postern/ccm"
 	"postern/logfile"
 )
 
@@ -28,11 +29,31 @@ type conversation struct {
 	line  httpLine
 	route route
 	name  string // the device's host name
+
+	company bool // a certificate of the company is shown
+	checks  bool // servers' certificates are looked up in revocation lists
+}
+
+// certificate reports whether the device proves itself by its certificate in TLS, and not
+// by tokens.
+func (c *conversation) certificate() bool { return c.company && c.route.secure() }
+
+// tokens reports whether the device proves itself by tokens: wherever nobody can read them
+// and no certificate stands for them.
+func (c *conversation) tokens() bool { return c.route.secure() && !c.company }
+
+// url is the external URL of an endpoint, without query: what a proof names. With a
+// certificate a gateway is entered by its other door (S4).
+func (c *conversation) url(endpoint ccm.Endpoint, rest string) string {
+	if c.certificate() && c.route.RoleID != 0 {
+		return c.route.Scheme + "://" + c.route.Host + c.route.pathBy(ccm.DoorMutualAuth, endpoint, rest)
+	}
+	return c.route.url(endpoint, rest)
 }
 
 // converse begins a conversation and puts its trace into the context.
 func (a *Agent) converse(ctx context.Context, r record, log *logfile.Log, line httpLine) (context.Context, *conversation) {
-	c := &conversation{trace: a.newTrace(), log: log, agent: line.agent, line: line, route: r.Route, name: r.Name}
+	c := &conversation{trace: a.newTrace(), log: log, agent: line.agent, line: line, route: r.Route, name: r.Name, company: r.Certificate.Certificate != "", checks: a.checksRevocation(r)}
 	return logfile.WithTrace(ctx, c.trace), c
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"postern/catalog"
 	"postern/ccm"
+	"postern/proof"
 	"postern/token"
 )
 
@@ -32,6 +33,8 @@ const (
 type tokenCache struct {
 	CCM       cachedToken `json:"ccm"`
 	SelfProve cachedToken `json:"self_prove"`
+
+	Key proof.KeyThumbprint `json:"key,omitempty"` // that they are bound to
 }
 
 type cachedToken struct {
@@ -60,21 +63,27 @@ func (c tokenCache) status() []TokenStatus {
 
 // credential is what lets the device in at the token service.
 type credential struct {
-	what  string // for steps
-	token string // "" for an assertion alone
+	what   string // for steps
+	token  string // "" for an assertion alone
+	scheme string // of Authorization; "" is DPoP
+	tenant bool   // the token is yet to be got from the tenant
 }
 
-// credentials are what the device has, the best first.
+// credentials are what the device has, the best first (product.md 2.1). A device that its
+// tenant proves asks there each time (S2); its self-prove token is for when that fails.
 func (a *Agent) credentials(r record, bulk Secret) []credential {
 	var list []credential
+	if a.usesEntra(r) {
+		list = append(list, credential{what: "Entra token", tenant: true})
+	}
 	if t := a.cached().SelfProve; t.lasts(a.clock.corrected(), 0) {
-		list = append(list, credential{"self-prove token", t.Token})
+		list = append(list, credential{what: "self-prove token", token: t.Token})
 	}
 	if bulk != "" {
-		list = append(list, credential{"bulk registration token", string(bulk)})
+		list = append(list, credential{what: "bulk registration token", token: string(bulk)})
 	}
 	if r.Route.RoleID == 0 && r.State.registered() {
-		list = append(list, credential{"assertion of the registered key", ""})
+		list = append(list, credential{what: "assertion of the registered key"})
 	}
 	return list
 }
@@ -94,18 +103,46 @@ func (a *Agent) obtain(ctx context.Context, c *conversation, kind token.Kind, bu
 		return exchanged{}, a.nothingToShow()
 	}
 	var got exchanged
-	var err error
+	var err, away error
 	for i, with := range list {
-		err = a.step(ctx, c.route.hop(), what(kind, with), func() (err error) {
-			got, err = a.exchange(ctx, c, kind, with)
-			if err != nil {
-				return err
-			}
-			return a.keepToken(c, kind, got)
-		})
-		if err == nil || i+1 == len(list) || !refusal(err) {
+		if got, err = a.obtainWith(ctx, c, kind, with); err == nil || ctx.Err() != nil {
 			break
 		}
+		if Transient(err) && with.tenant {
+			away = err
+		}
+		if i+1 == len(list) || !with.tenant && !refusal(err) {
+			break
+		}
+	}
+	if err != nil && away != nil && ctx.Err() == nil {
+		return got, away // waiting helps: the provider comes back
+	}
+	return got, err
+}
+
+// obtainWith gets a token with one credential.
+func (a *Agent) obtainWith(ctx context.Context, c *conversation, kind token.Kind, with credential) (exchanged, error) {
+	tenant := with.tenant
+	if tenant {
+		var err error
+		if with, err = a.entraToken(ctx, c); err != nil {
+			return exchanged{}, err
+		}
+	}
+	var got exchanged
+	err := a.step(ctx, c.route.hop(), what(kind, with), func() (err error) {
+		got, err = a.exchange(ctx, c, kind, with)
+		if err != nil {
+			return err
+		}
+		return a.keepToken(c, kind, got)
+	})
+	if err == nil && got.Scope == token.ScopeRegister {
+		a.logs.means(c.log, with.what)
+	}
+	if err == nil && got.Scope == token.ScopeRegister && !tenant && a.current().Entra.Use {
+		err = a.save(func(r *record) { r.Entra.Use = false }) // another credential has proved the device
 	}
 	return got, err
 }
@@ -135,7 +172,7 @@ func (a *Agent) exchange(ctx context.Context, c *conversation, kind token.Kind, 
 		a.logs.askingToken(c.log, c.route)
 	}
 	var got exchanged
-	address := c.route.url(ccm.EndpointSTS, "")
+	address := c.url(ccm.EndpointSTS, "")
 	err := a.ask(ctx, c, func(now time.Time) (call, error) {
 		form := url.Values{"grant_type": {grantExchange}, "requested_token_type": {tokenURN + string(kind)}}
 		if kind == token.KindSelfProve || with.token == "" {
@@ -148,7 +185,7 @@ func (a *Agent) exchange(ctx context.Context, c *conversation, kind token.Kind, 
 		}
 		return call{
 			method: http.MethodPost, url: address, contentType: "application/x-www-form-urlencoded", body: []byte(form.Encode()),
-			token: with.token, preAuth: true, limit: maxTokenAnswer,
+			token: with.token, scheme: with.scheme, preAuth: true, limit: maxTokenAnswer,
 		}, nil
 	}, func(got2 answer) (err error) {
 		got, err = parseTokenAnswer(kind, got2, a.clock.corrected())
@@ -201,7 +238,9 @@ func (a *Agent) keepToken(c *conversation, kind token.Kind, got exchanged) error
 	if r.State.registered() && got.Scope != token.ScopeRegister && got.Client != r.ClientID {
 		return catalog.Errorf(catalog.ClientOtherID, "registered as %s, the token service says %s", r.ClientID, got.Client)
 	}
+	key := a.identity().thumbprint
 	err := a.saveTokens(func(t *tokenCache) {
+		t.Key = key
 		if kind == token.KindSelfProve {
 			t.SelfProve = got.cachedToken
 		} else {

@@ -201,21 +201,20 @@ func cleanArguments(args []any) []any {
 
 // textOf returns the text that an argument prints, when it is one.
 func textOf(arg any) (string, bool) {
+	value := reflect.ValueOf(arg)
+	if value.Kind() == reflect.Pointer && value.IsNil() {
+		return "", false // its method may panic; fmt catches that and prints <nil>
+	}
 	switch v := arg.(type) {
-	case nil:
-		return "", false
 	case string:
 		return v, true
 	case error:
 		return v.Error(), true
 	case fmt.Stringer:
-		if value := reflect.ValueOf(arg); value.Kind() == reflect.Pointer && value.IsNil() {
-			return "", false
-		}
 		return v.String(), true
 	}
-	if v := reflect.ValueOf(arg); v.Kind() == reflect.String {
-		return v.String(), true
+	if value.Kind() == reflect.String {
+		return value.String(), true
 	}
 	return "", false
 }

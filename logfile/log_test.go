@@ -80,6 +80,25 @@ func TestArgumentsCannotBeginALine(t *testing.T) {
 	}
 }
 
+// refusal is an error whose methods, as usual, need more than a nil pointer.
+type refusal struct{ why string }
+
+func (r *refusal) Error() string { return r.why }
+
+func TestAnArgumentThatIsANilPointerIsPrintedAsFmtDoes(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Open(dir, File{Name: "a.log", Now: fixed})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var none *refusal
+	l.Infof("refused: %v", error(none))
+	if got, want := readAll(t, content(t, dir, "a.log"))[0].Message, "refused: <nil>"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestVerboseLinesFollowTheSwitch(t *testing.T) {
 	dir := t.TempDir()
 	folder := NewFolder(dir, Options{Now: fixed})

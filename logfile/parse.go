@@ -55,14 +55,14 @@ func parseClient(line string) (Record, error) {
 		Severity:  parseSeverity(attributes["type"]),
 		Component: attributes["component"],
 		Context:   attributes["context"],
-		Thread:    number(attributes["thread"]),
+		Thread:    number[int](attributes["thread"]),
 		Source:    attributes["file"],
 		Message:   strings.ReplaceAll(message, "\r\n", "\n"),
 	}, nil
 }
 
 func parseSeverity(s string) Severity {
-	if severity := Severity(number(s)); severity >= Info && severity <= Error {
+	if severity := Severity(number[int](s)); severity >= Info && severity <= Error {
 		return severity
 	}
 	return Info
@@ -112,7 +112,7 @@ func parseServer(line string) (Record, error) {
 		Time:      when,
 		Severity:  Info,
 		Component: fields[0],
-		Thread:    number(thread),
+		Thread:    number[int](thread),
 		Message:   serverMessage(message),
 	}, nil
 }
@@ -143,13 +143,13 @@ func parseTime(s string) (time.Time, error) {
 	return time.ParseInLocation("1-2-2006 15:04:05.999999999", s, zone(bias))
 }
 
-// number reads a decimal number, or 0 for what is none.
-func number(s string) int {
+// number reads a decimal number, or 0 for what is none or does not fit.
+func number[T int | int64 | uint32](s string) T {
 	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil {
+	if err != nil || int64(T(n)) != n {
 		return 0
 	}
-	return int(n)
+	return T(n)
 }
 
 // The field orders of W3C lines without a #Fields line (protocol.md 8.1).
@@ -214,19 +214,19 @@ var accessSetters = map[string]func(*AccessRecord, string){
 	"cs-method":       func(r *AccessRecord, v string) { r.Method = v },
 	"cs-uri-stem":     func(r *AccessRecord, v string) { r.Stem = v },
 	"cs-uri-query":    func(r *AccessRecord, v string) { r.Query = v },
-	"s-port":          func(r *AccessRecord, v string) { r.Port = number(v) },
+	"s-port":          func(r *AccessRecord, v string) { r.Port = number[int](v) },
 	"cs-username":     func(r *AccessRecord, v string) { r.Username = v },
 	"c-ip":            func(r *AccessRecord, v string) { r.ClientAddress = v },
 	"cs(User-Agent)":  func(r *AccessRecord, v string) { r.UserAgent = v },
 	"cs(Referer)":     func(r *AccessRecord, v string) { r.Referer = v },
-	"sc-status":       func(r *AccessRecord, v string) { r.Status = number(v) },
-	"sc-substatus":    func(r *AccessRecord, v string) { r.SubStatus = number(v) },
-	"sc-win32-status": func(r *AccessRecord, v string) { r.Windows = uint32(max(number(v), 0)) },
-	"sc-bytes":        func(r *AccessRecord, v string) { r.Bytes = int64(number(v)) },
+	"sc-status":       func(r *AccessRecord, v string) { r.Status = number[int](v) },
+	"sc-substatus":    func(r *AccessRecord, v string) { r.SubStatus = number[int](v) },
+	"sc-win32-status": func(r *AccessRecord, v string) { r.Windows = number[uint32](v) },
+	"sc-bytes":        func(r *AccessRecord, v string) { r.Bytes = number[int64](v) },
 	"time-taken":      func(r *AccessRecord, v string) { r.Taken = milliseconds(v) },
 }
 
 // milliseconds reads a duration of at most some decades.
 func milliseconds(s string) time.Duration {
-	return time.Duration(min(max(number(s), 0), 1<<40)) * time.Millisecond
+	return time.Duration(min(max(number[int64](s), 0), 1<<40)) * time.Millisecond
 }

@@ -70,6 +70,11 @@ func TestParseLineReadsBothWebServerOrders(t *testing.T) {
 			`2020-03-05 10:11:12 10.0.0.1 GET /a$$<b 443 443 - 10.0.0.9 - - 404 0 0`,
 			AccessRecord{ServerAddress: "10.0.0.1", Method: "GET", Stem: "/a$$<b", Query: "443", Port: 443, ClientAddress: "10.0.0.9", Status: 404},
 		},
+		{
+			"numbers that do not fit are none, not others",
+			`2020-03-05 10:11:12 10.0.0.1 GET /a - 443 - 10.0.0.9 - - 404 0 4294967303 -1 99999999999999999999`,
+			AccessRecord{ServerAddress: "10.0.0.1", Method: "GET", Stem: "/a", Port: 443, ClientAddress: "10.0.0.9", Status: 404, Bytes: -1},
+		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -163,8 +168,18 @@ func TestReadKeepsItsBudgets(t *testing.T) {
 }
 
 func TestReadStopsWhenTheCallerDoes(t *testing.T) {
-	for range Read(strings.NewReader("a\nb\n"), DefaultReadLimits()) {
-		break
+	in := strings.NewReader(strings.Repeat("a line of a long log\r\n", 10_000))
+	records := 0
+	for record, err := range Read(in, DefaultReadLimits()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if records++; record.Line == 2 {
+			break
+		}
+	}
+	if records != 2 || in.Len() == 0 {
+		t.Errorf("got %d records and %d bytes left to read, want 2 and most of the log", records, in.Len())
 	}
 }
 

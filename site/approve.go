@@ -21,16 +21,18 @@ type Caller struct {
 
 // evidence is what the approval rules see of a registration.
 type evidence struct {
-	method   proof.Method
-	bulkID   string
-	weakKey  bool         // RSA below 2048 bits or a SHA-1 signature
-	blocked  ccm.ClientID // a blocked device with the same hardware id
-	ceiling  proof.Level
-	approval ApprovalMode // in force now
-	ticket   *proof.Ticket
-	realm    proof.Realm // of the ticket
-	netbios  string
-	fqdn     string
+	method      proof.Method
+	bulkID      string
+	weakKey     bool         // RSA below 2048 bits or a SHA-1 signature
+	blocked     ccm.ClientID // a blocked device with the same hardware id
+	ceiling     proof.Level
+	approval    ApprovalMode // in force now
+	ticket      *proof.Ticket
+	realm       proof.Realm // of the ticket
+	netbios     string
+	fqdn        string
+	cloud       *proof.Cloud // of an Entra token
+	certificate *certificate
 }
 
 // rule is one line of the approval table: the first that matches decides.
@@ -53,13 +55,16 @@ func rules() []rule {
 		{"weak key", func(e evidence) bool { return e.weakKey }, ccm.ApprovalNone, proof.LevelKnown, ""},
 		{"manual approval", func(e evidence) bool { return e.approval == ApproveManually && e.method != proof.PKICertificate }, ccm.ApprovalNone, proof.LevelKnown, ""},
 		{"bulk registration token", method(proof.BulkToken), ccm.ApprovalApproved, proof.LevelManaged, ""},
-		{"PKI certificate", method(proof.PKICertificate), ccm.ApprovalNotApplicable, proof.LevelManaged, ""},
-		{"Entra", method(proof.Entra), ccm.ApprovalEntra, proof.LevelManaged, ""},
+		{"PKI certificate", func(e evidence) bool {
+			return e.method == proof.PKICertificate && e.certificate != nil && e.certificate.held
+		}, ccm.ApprovalNotApplicable, proof.LevelManaged, ""},
+		{"Entra", func(e evidence) bool { return e.method == proof.Entra && e.cloud != nil }, ccm.ApprovalEntra, proof.LevelManaged, ""},
 		{"Kerberos, trusted realm, own computer account", kerberos(""), ccm.ApprovalApproved, proof.LevelManaged, ""},
 		{ruleEveryone, func(e evidence) bool { return e.approval == ApproveEveryone && forEveryone(e.method) }, ccm.ApprovalApproved, proof.LevelManaged, ""},
 		{"Kerberos, but a user's account", kerberos(catalog.RegistrationUserAccount), ccm.ApprovalNone, proof.LevelKnown, catalog.RegistrationUserAccount},
 		{"Kerberos, but the account of another computer", kerberos(catalog.RegistrationOtherComputer), ccm.ApprovalNone, proof.LevelKnown, catalog.RegistrationOtherComputer},
 		{"Kerberos, but a DNS name outside the realm", kerberos(catalog.RegistrationOutsideRealm), ccm.ApprovalNone, proof.LevelKnown, catalog.RegistrationOutsideRealm},
+		{"PKI certificate, but only a gateway saw its key", method(proof.PKICertificate), ccm.ApprovalNone, proof.LevelKnown, ""},
 		{"self-signed key only", func(evidence) bool { return true }, ccm.ApprovalNone, proof.LevelKnown, ""},
 	}
 }
@@ -108,12 +113,21 @@ func upperASCII(name string) string {
 	}, name)
 }
 
-// identity names what a caller has proved to be, apart from its key: ACCOUNT@REALM. own is true when that is this computer and nobody else.
+// identity names what a caller has proved to be, apart from its key: an account, an Entra device, or the one computer that a certificate is for. own is
+// true when that is this computer and nobody else. A user is no computer, so a user's token gives no identity; a route that gives known at most gives
+// none by token or certificate either.
 func (e evidence) identity() (name string, own bool) {
-	if e.method != proof.Kerberos || e.ticket == nil {
+	switch {
+	case e.method == proof.Kerberos && e.ticket != nil:
+		return upperASCII(e.ticket.Account) + "@" + e.ticket.Realm, e.account() == ""
+	case e.ceiling < proof.LevelManaged:
 		return "", false
+	case e.method == proof.Entra && e.cloud != nil && e.cloud.Kind == proof.CloudDevice && e.cloud.Device != "":
+		return identityEntra + e.cloud.Device + "@" + e.cloud.Tenant, true
+	case e.method == proof.PKICertificate && e.certificate != nil && e.certificate.held && e.certificate.issuer != "" && e.certificate.of(e.netbios, e.fqdn):
+		return identityCertificate + e.certificate.name() + "@" + e.certificate.issuer, true
 	}
-	return upperASCII(e.ticket.Account) + "@" + e.ticket.Realm, e.account() == ""
+	return "", false
 }
 
 // decide returns the approval that the evidence supports. It is pure: same evidence, same answer.

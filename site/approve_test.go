@@ -59,7 +59,7 @@ func decideEverywhere(t *testing.T, method proof.Method, mode ApprovalMode, best
 				case ceiling == proof.LevelKnown, weak, twin != "":
 					want = "0 known"
 				}
-				decided := decide(evidence{method: method, bulkID: "b", weakKey: weak, blocked: twin, ceiling: ceiling, approval: mode})
+				decided := decide(evidence{method: method, cloud: &proof.Cloud{}, certificate: &certificate{held: true}, bulkID: "b", weakKey: weak, blocked: twin, ceiling: ceiling, approval: mode})
 				status, level, rule := decided.status, decided.level, decided.name
 				if got := fmt.Sprintf("%d %s", status, level); got != want {
 					t.Errorf("%s, mode %s, ceiling %s, weak key %t, blocked twin %q: got %s by rule %q, want %s", method, mode, ceiling, weak, twin, got, rule, want)
@@ -68,6 +68,24 @@ func decideEverywhere(t *testing.T, method proof.Method, mode ApprovalMode, best
 					t.Errorf("%s, ceiling %s: rule %q", method, ceiling, rule)
 				}
 			}
+		}
+	}
+}
+
+// TestNoProofWithoutItsEvidence: an edge that names a method and brings no evidence approves nobody.
+func TestNoProofWithoutItsEvidence(t *testing.T) {
+	for name, e := range map[string]evidence{
+		"Entra without a token's claims":          {method: proof.Entra, certificate: &certificate{held: true}},
+		"a certificate that is not there":         {method: proof.PKICertificate, cloud: &proof.Cloud{}},
+		"a certificate whose holder was not here": {method: proof.PKICertificate, certificate: &certificate{}},
+		"Kerberos without a ticket":               {method: proof.Kerberos, cloud: &proof.Cloud{}, certificate: &certificate{held: true}},
+	} {
+		e.ceiling = proof.LevelSecrets
+		if got := decide(e); got.status != ccm.ApprovalNone || got.level != proof.LevelKnown {
+			t.Errorf("%s: got %+v", name, got)
+		}
+		if identity, own := e.identity(); identity != "" || own {
+			t.Errorf("%s: it is %q", name, identity)
 		}
 	}
 }

@@ -364,7 +364,7 @@ func reimaged(t *testing.T, w *world) {
 		t.Errorf("trust entries %q", got)
 	}
 	now := w.device(t, old.ClientID)
-	if now.Obsolete.By != out.Device.ClientID || !now.Superseded() || !now.Blocked() || now.Obsolete.Why != "proved by the same account" {
+	if now.Obsolete.By != out.Device.ClientID || !now.Superseded() || !now.Blocked() || now.Obsolete.Why != "proved by the same identity" {
 		t.Errorf("the former record: %+v", now.Obsolete)
 	}
 	if c := w.oneConflict(t); c.State != site.ConflictResolved || c.By != "site" || c.Kind != site.ConflictClientID {

@@ -16,7 +16,7 @@ type Device struct {
 	Approval Approval
 	Block    Block
 	Obsolete Obsolete
-	Proved   string    // the strongest identity that its key has proved, e.g. WK1$@CORP.EXAMPLE; "" without one
+	Proved   string    // the identity that its key has proved: WK1$@CORP.EXAMPLE, entra:DEVICE@TENANT or certificate:NAME@AUTHORITY; "" without one
 	Conflict string    // id of the waiting conflict that holds the device at level known; "" mostly
 	Created  time.Time // UTC, microseconds
 	Updated  time.Time

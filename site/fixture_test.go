@@ -115,7 +115,7 @@ func tables(t testing.TB, conn *pgx.Conn) []string {
 }
 
 func stories() []story {
-	return slices.Concat(registerStories(), issueStories(), bulkStories(), policyStories(), keyStories(), peerStories(), stateStories(), trustStories(), conflictStories())
+	return slices.Concat(registerStories(), issueStories(), bulkStories(), policyStories(), keyStories(), peerStories(), stateStories(), trustStories(), conflictStories(), tenantStories(), entraStories(), authorityStories())
 }
 
 // born is a site as Init leaves it: making its keys takes long, so that it is done once and its records are copied.
@@ -177,6 +177,9 @@ func (t *template) write(tx site.Tx) error {
 		if err := tx.AppendTrust(entry); err != nil {
 			return err
 		}
+	}
+	if err := tx.PutTenant(site.Tenant{Tenant: contoso(), Created: begin, By: "anna"}); err != nil {
+		return err
 	}
 	_, err := tx.NextEpoch(uint64(begin.UnixMilli()))
 	return err

@@ -15,7 +15,7 @@ import (
 // DeviceGroup is devices that came the same way under names of one pattern.
 type DeviceGroup struct {
 	Method  proof.Method `json:"method"`
-	Origin  string       `json:"origin"`  // realm, or tracked id of the bulk token; "" for none
+	Origin  string       `json:"origin"`  // realm, tenant, authority, or tracked id of the bulk token; "" for none
 	Pattern string       `json:"pattern"` // of the names: # stands for digits, A for letters where there were too many patterns, * for any
 	Count   int          `json:"count"`
 	Example string       `json:"example"`
@@ -77,8 +77,8 @@ type groupKey struct {
 func keyOfGroup(d Device) groupKey {
 	host, _, _ := strings.Cut(d.Record.FQDName, ".")
 	key := groupKey{method: d.Approval.Method, origin: d.Approval.Evidence["realm"], pattern: runs(or(d.Record.NetbiosName, host), unicode.IsDigit, '#')}
-	if key.origin == "" {
-		key.origin = d.Approval.Evidence["bulk-token"]
+	for _, fact := range []string{factTenant, "certificate-issuer", "bulk-token"} {
+		key.origin = or(key.origin, d.Approval.Evidence[fact])
 	}
 	return key
 }

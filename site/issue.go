@@ -34,13 +34,17 @@ type Issued struct {
 // IssueToken exchanges what the caller proved for a token of the site.
 //
 // A bulk registration token of a key that has not registered gives a CCM token with scope register and reserves the client id: that is one use
-// of the token, and asking again with the same key costs nothing. A registered key gets scope client. Every token names the key it is bound to.
+// of the token, and asking again with the same key costs nothing. An Entra token does the same (S2), without being used up. A registered key gets scope
+// client, by an Entra token only when that is not of another Entra device. Every token names the key it is bound to.
 func (s *Site) IssueToken(ctx context.Context, ask Exchange) (Issued, error) {
 	if ask.Want != token.KindCCM && ask.Want != token.KindSelfProve {
 		return Issued{}, catalog.Errorf(catalog.TokenRequestInvalid, "a token of kind %q cannot be asked for", ask.Want)
 	}
 	if by, replaced := s.current.Load().replaced[ask.Caller.Key]; replaced {
 		return Issued{}, obsoleteError(by)
+	}
+	if err := s.current.Load().cloudAdmitted(ask.Caller.Cloud); err != nil {
+		return Issued{}, err
 	}
 	device, err := s.registered(ctx, ask)
 	if err == nil {
@@ -49,7 +53,8 @@ func (s *Site) IssueToken(ctx context.Context, ask Exchange) (Issued, error) {
 	if !errors.Is(err, ErrNotFound) {
 		return Issued{}, err
 	}
-	if ask.Caller.Method != proof.BulkToken {
+	byEntra := ask.Caller.Method == proof.Entra && ask.Caller.cloud() != nil
+	if ask.Caller.Method != proof.BulkToken && !byEntra {
 		return Issued{}, catalog.Errorf(catalog.DeviceUnknown, "key %s is not registered", ask.Caller.Key)
 	}
 	if ask.Want != token.KindCCM {
@@ -81,6 +86,11 @@ func (s *Site) issueToDevice(ctx context.Context, ask Exchange, device Device) (
 	if device.Blocked() {
 		return Issued{}, device.Refused()
 	}
+	if cloud := ask.Caller.cloud(); cloud != nil {
+		if err := device.sameEntra(*cloud); err != nil {
+			return Issued{}, err
+		}
+	}
 	if err := s.checkAssertion(ctx, ask, device); err != nil {
 		return Issued{}, err
 	}
@@ -90,7 +100,8 @@ func (s *Site) issueToDevice(ctx context.Context, ask Exchange, device Device) (
 		}
 	}
 	s.Seen(device.ClientID)
-	claims := token.Claims{Client: device.ClientID, Key: device.Key, Scope: token.ScopeClient, TokenType: "Device"}
+	claims := token.Claims{Client: device.ClientID, Key: device.Key, Scope: token.ScopeClient, TokenType: token.TypeDevice}
+	carry(&claims, ask)
 	if ask.Want == token.KindSelfProve {
 		claims.Scope = ""
 	}
@@ -127,7 +138,7 @@ func (s *Site) checkAssertion(ctx context.Context, ask Exchange, device Device) 
 	return nil
 }
 
-// reservationLife is how long a client id stays promised after the bulk token was exchanged: as long as the CCM token that names it, and a day more.
+// reservationLife is how long a client id stays promised after the token was exchanged: as long as the CCM token that names it, and a day more.
 const reservationLife = token.CCMLifetime + 24*time.Hour
 
 func (s *Site) issueForRegistration(ctx context.Context, ask Exchange) (Issued, error) {
@@ -137,13 +148,36 @@ func (s *Site) issueForRegistration(ctx context.Context, ask Exchange) (Issued, 
 	}
 	now := s.time()
 	reservation := Reservation{Key: ask.Caller.Key, ClientID: id, BulkID: ask.Caller.BulkID, Created: now, Expires: now.Add(reservationLife)}
-	if err := s.spend(ctx, ask.Caller, id, &reservation); err != nil {
+	if ask.Caller.Method == proof.BulkToken {
+		err = s.spend(ctx, ask.Caller, id, &reservation)
+	} else {
+		err = s.reserveFor(ctx, ask.Caller.Cloud, &reservation)
+	}
+	if err != nil {
 		return Issued{}, err
 	}
-	claims := token.Claims{Client: reservation.ClientID, Key: ask.Caller.Key, Scope: token.ScopeRegister, BulkID: ask.Caller.BulkID, TokenType: "Device"}
+	claims := token.Claims{Client: reservation.ClientID, Key: ask.Caller.Key, Scope: token.ScopeRegister, BulkID: ask.Caller.BulkID, TokenType: token.TypeDevice}
+	carry(&claims, ask)
 	issued, err := s.issue(token.KindCCM, claims, ccm.ApprovalUnknown)
 	issued.First = reservation.ClientID == id
 	return issued, err
+}
+
+// reserveFor reserves a client id for a key that an Entra token came with. Nothing is used up, and until the key registers nothing is trusted.
+func (s *Site) reserveFor(ctx context.Context, cloud *proof.Cloud, reserve *Reservation) error {
+	var inForce Reservation
+	err := s.store.Update(ctx, func(tx Tx) (err error) {
+		if err := cloudStillAdmitted(tx, cloud); err != nil {
+			return err
+		}
+		inForce, err = reserveID(tx, *reserve)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("reserve a client id: %w", err)
+	}
+	*reserve = inForce
+	return nil
 }
 
 // spend counts the first use of a bulk token by a key and, for a key without a device, reserves its client id; both in one transaction, so that

@@ -106,7 +106,7 @@ func (s *Site) firstKeys(code ccm.SiteCode, now time.Time) ([]KeyRecord, error) 
 		}
 	}
 	for _, kind := range token.Kinds() {
-		record, err := s.newTokenKey(kind, now)
+		record, err := s.newTokenKey(kind, token.AlgorithmES256, now)
 		if err != nil {
 			return nil, err
 		}
@@ -115,8 +115,12 @@ func (s *Site) firstKeys(code ccm.SiteCode, now time.Time) ([]KeyRecord, error) 
 	return records, nil
 }
 
-func (s *Site) newTokenKey(kind token.Kind, now time.Time) (KeyRecord, error) {
-	key, err := token.NewKey(kind, now.Add(-tokenLeeway), s.rand) // a node whose clock is behind signs with it at once
+// newTokenKey makes a key. Bulk tokens are RS256 whatever the algorithm of the others.
+func (s *Site) newTokenKey(kind token.Kind, algorithm string, now time.Time) (KeyRecord, error) {
+	if kind == token.KindBulk {
+		algorithm = token.AlgorithmRS256
+	}
+	key, err := token.NewKeyOf(kind, algorithm, now.Add(-tokenLeeway), s.rand) // a node whose clock is behind signs with it at once
 	if err != nil {
 		return KeyRecord{}, err
 	}
@@ -200,13 +204,13 @@ func (s *Site) SigningKeys(ctx context.Context) (records []KeyRecord, err error)
 }
 
 // RotateKey makes a new key for one kind of token and retires the ones before it: they sign no more, and verify until the longest
-// token that they signed has ended. Every token in the field stays good.
+// token that they signed has ended. Every token in the field stays good. The new key's algorithm is that of the setting token.algorithm.
 func (s *Site) RotateKey(ctx context.Context, kind token.Kind, by string) (KeyRecord, error) {
 	if !slices.Contains(token.Kinds(), kind) {
 		return KeyRecord{}, catalog.Errorf(catalog.InvalidArgument, "no tokens of kind %q exist; use bulk, ccm or self-prove", kind)
 	}
 	now := s.time()
-	fresh, err := s.newTokenKey(kind, now)
+	fresh, err := s.newTokenKey(kind, s.Settings().TokenAlgorithm, now)
 	if err != nil {
 		return KeyRecord{}, err
 	}

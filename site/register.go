@@ -57,11 +57,12 @@ type newcomer struct {
 	wanted  ccm.ClientID // "" when the management point is to choose
 	weak    bool
 	record  Record
+	shown   *certificate // the company's, nil without one
 
 	// Found out in the transaction.
 	owner    ccm.ClientID // when wanted belongs to another key
 	reserve  *Reservation // when an id is promised to the key
-	identity string       // ACCOUNT@REALM that the caller has proved
+	identity string       // that the caller has proved, see [Device.Proved]
 	own      bool         // that is this computer and nobody else
 	code     catalog.Code // why a proof was not enough for approval
 	events   []Event
@@ -76,6 +77,9 @@ type newcomerEvents struct {
 }
 
 const minKeyBits = 2048
+
+// keyTypePKI is Signing/@KeyType of a key with a certificate of the company (protocol.md 3.1).
+const keyTypePKI = 2
 
 func (s *Site) newcomer(caller Caller, request *ccm.RegistrationRequest) (*newcomer, error) {
 	if request.Signing == nil {
@@ -99,7 +103,14 @@ func (s *Site) newcomer(caller Caller, request *ccm.RegistrationRequest) (*newco
 	if err != nil {
 		return nil, err
 	}
-	return &newcomer{request: request, key: key, wanted: request.SMSID, weak: weak(request), record: record}, nil
+	shown, own, err := s.readCertificate(caller, key)
+	if err != nil {
+		return nil, err
+	}
+	if own {
+		record.KeyType = keyTypePKI
+	}
+	return &newcomer{request: request, key: key, wanted: request.SMSID, weak: weak(request), record: record, shown: shown}, nil
 }
 
 // usable refuses what no setting allows, and what only the legacy setting allows.
@@ -201,6 +212,9 @@ func unprintable(r rune) bool {
 // register resolves who the newcomer is, decides on approval and writes; all inside one transaction. What refuses a request is looked at before anything
 // is written, so that a refusal disturbs nobody who shares the commit.
 func (s *Site) register(tx Tx, caller Caller, n *newcomer) (Registration, error) {
+	if err := cloudStillAdmitted(tx, caller.Cloud); err != nil {
+		return Registration{}, err
+	}
 	known, err := tx.DeviceByKey(n.key)
 	switch {
 	case err == nil:
@@ -270,6 +284,11 @@ func (s *Site) registerAgain(tx Tx, caller Caller, n *newcomer, device Device) (
 	if err := device.Refused(); err != nil {
 		return Registration{}, err
 	}
+	if cloud := caller.cloud(); cloud != nil {
+		if err := device.sameEntra(*cloud); err != nil {
+			return Registration{}, err
+		}
+	}
 	if err := n.meetOwner(tx, device.ClientID); err != nil {
 		return Registration{}, err
 	}
@@ -314,7 +333,8 @@ func (s *Site) registerAgain(tx Tx, caller Caller, n *newcomer, device Device) (
 }
 
 // take brings the record up to date with what the device says now, and keeps the stronger evidence: who the key has proved to be, and that this
-// was by integrated authentication (S1), is not lost when the device comes without it.
+// was by integrated authentication (S1), is not lost when the device comes without it. Its first identity stays, but that a computer may be renamed:
+// its account then takes the place of its former account.
 func (d *Device) take(n *newcomer, settings Settings) {
 	old, record := d.Record, n.record
 	record.SMSID = d.ClientID
@@ -323,7 +343,7 @@ func (d *Device) take(n *newcomer, settings Settings) {
 		record.HardwareID1 = old.HardwareID1
 	}
 	switch {
-	case n.identity != "" && (n.own || d.Proved == "" || d.Proved == n.identity):
+	case n.identity != "" && (d.Proved == "" || d.Proved == n.identity || n.own && accountIdentity(n.identity) && accountIdentity(d.Proved)):
 		d.Proved = n.identity
 	case old.IsIntegratedAuth:
 		record.Identity, record.IsIntegratedAuth, record.ApprovalMethod = old.Identity, true, old.ApprovalMethod
@@ -414,9 +434,12 @@ func unclaimed(tx Tx, id ccm.ClientID) (bool, error) {
 func (s *Site) approve(tx Tx, caller Caller, n *newcomer, now time.Time) (Approval, error) {
 	settings := s.Settings()
 	e := evidence{method: caller.Method, bulkID: caller.BulkID, weakKey: n.weak, ceiling: caller.Ceiling, approval: settings.ApprovalAt(now),
-		netbios: n.record.NetbiosName, fqdn: n.record.FQDName}
-	if caller.Method == proof.CCMToken && caller.BulkID != "" {
-		e.method = proof.BulkToken // the register-scoped token stands for the bulk token that it was got with
+		netbios: n.record.NetbiosName, fqdn: n.record.FQDName, cloud: caller.cloud(), certificate: n.shown}
+	switch { // a CCM token stands for what it was got with
+	case caller.Method == proof.CCMToken && e.cloud != nil:
+		e.method = proof.Entra
+	case caller.Method == proof.CCMToken && caller.BulkID != "":
+		e.method = proof.BulkToken
 	}
 	if caller.Method == proof.Kerberos && caller.Ticket != nil {
 		e.ticket, e.realm = caller.Ticket, settings.Realm(caller.Ticket.Realm)
@@ -433,7 +456,7 @@ func (s *Site) approve(tx Tx, caller Caller, n *newcomer, now time.Time) (Approv
 	n.code = decided.code
 	facts := map[string]string{"key": string(n.key)}
 	for _, fact := range [...]struct{ label, value string }{
-		{"bulk-token", e.bulkID}, {"account", caller.Account}, {"realm", caller.Realm}, {"tenant", caller.Tenant}, {"entra-device", caller.Device},
+		{"bulk-token", e.bulkID}, {"account", caller.Account}, {"realm", caller.Realm},
 		{"address", caller.Address}, {"blocked-twin", string(e.blocked)}, {"wanted-but-taken", string(n.owner)},
 	} {
 		if fact.value != "" {
@@ -442,6 +465,12 @@ func (s *Site) approve(tx Tx, caller Caller, n *newcomer, now time.Time) (Approv
 	}
 	if e.ticket != nil {
 		addTicket(facts, e)
+	}
+	if e.cloud != nil {
+		addCloud(facts, *e.cloud)
+	}
+	if e.certificate != nil {
+		addCertificate(facts, e.certificate)
 	}
 	if decided.name == ruleEveryone {
 		facts["everyone-until"] = settings.EveryoneUntil.Format(time.RFC3339)

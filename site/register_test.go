@@ -153,7 +153,14 @@ func takenID(t *testing.T, w *world) {
 
 // withMethod is the caller who proved the n-th device's key by that method.
 func withMethod(method proof.Method, n int) site.Caller {
-	return site.Caller{Proof: proof.Proof{Method: method, Key: device(n).thumbprint, Address: "192.0.2.8"}, Ceiling: proof.LevelManaged}
+	c := site.Caller{Proof: proof.Proof{Method: method, Key: device(n).thumbprint, Address: "192.0.2.8"}, Ceiling: proof.LevelManaged}
+	switch method {
+	case proof.Entra:
+		c.Cloud = entraDevice(n)
+	case proof.PKICertificate:
+		c.Certificate = certificateFor(n, fmt.Sprintf("pki%d.example.com", n))
+	}
+	return c
 }
 
 // exchange gets a CCM token for the n-th device by the bulk token.
@@ -347,8 +354,9 @@ func proofsRaise(t *testing.T, w *world) {
 		{withMethod(proof.CCMToken, 1), ccm.ApprovalNone, proof.LevelKnown, "self-signed key only", ""},
 		{with(bulk, a.thumbprint), ccm.ApprovalApproved, proof.LevelManaged, "bulk registration token", "device.update"},
 		{signed(), ccm.ApprovalApproved, proof.LevelManaged, "bulk registration token", ""},
+		{withMethod(proof.Entra, 1), ccm.ApprovalApproved, proof.LevelManaged, "bulk registration token", "device.update"}, // its identity
 		{withMethod(proof.Entra, 1), ccm.ApprovalApproved, proof.LevelManaged, "bulk registration token", ""},
-		{withMethod(proof.PKICertificate, 1), ccm.ApprovalApproved, proof.LevelManaged, "bulk registration token", ""},
+		{withMethod(proof.PKICertificate, 1), ccm.ApprovalApproved, proof.LevelManaged, "bulk registration token", "device.update"}, // its key type
 	}
 	for i, step := range steps {
 		entries := w.during(t, func() {

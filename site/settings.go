@@ -15,6 +15,7 @@ import (
 	"postern/catalog"
 	"postern/ccm"
 	"postern/proof"
+	"postern/token"
 )
 
 // ApprovalMode is the site setting for devices that prove more than their own key (product.md 2.7).
@@ -46,6 +47,8 @@ type Settings struct {
 	SharedHardware []string // hardware and SMBIOS ids and MAC addresses that many computers have
 	LegacyKeys     bool     // accept RSA below 2048 bits and SHA-1 signatures, at level known (C75)
 	AES256         bool     // EnvelopedData with AES-256-CBC instead of 3DES; oldest clients cannot read it
+	TokenAlgorithm string   // of new keys for CCM and self-prove tokens: RS256 or ES256
+	LoopbackHTTP   bool     // a tenant's issuer on this machine may be http, for tests
 	BuildNumber    string
 }
 
@@ -85,6 +88,10 @@ func (s Settings) Value(name string) string {
 		return strconv.FormatBool(s.LegacyKeys)
 	case settingAES256:
 		return strconv.FormatBool(s.AES256)
+	case settingAlgorithm:
+		return strings.ToLower(s.TokenAlgorithm)
+	case settingLoopback:
+		return strconv.FormatBool(s.LoopbackHTTP)
 	}
 	return ""
 }
@@ -99,6 +106,8 @@ const (
 	settingShared    = "conflict.shared-hardware-ids"
 	settingLegacy    = "registration.legacy-keys"
 	settingAES256    = "policy.aes256"
+	settingAlgorithm = "token.algorithm"
+	settingLoopback  = "tenant.loopback-http"
 )
 
 // buildNumber is what location replies call the site's build: a current one, since clients compare it with their own.
@@ -113,7 +122,7 @@ func readSettings(tx Tx) (settings Settings, hierarchy string, err error) {
 		return settings, "", err
 	}
 	settings = Settings{SiteCode: ccm.SiteCode(code), BuildNumber: buildNumber}
-	for _, name := range []string{settingApproval, settingRealms, settingConflicts, settingShared, settingLegacy, settingAES256} {
+	for _, name := range []string{settingApproval, settingRealms, settingConflicts, settingShared, settingLegacy, settingAES256, settingAlgorithm, settingLoopback} {
 		value, err := optional(tx, name)
 		if err != nil {
 			return settings, "", err
@@ -144,6 +153,10 @@ func (s *Settings) take(name, value string) (err error) {
 		s.LegacyKeys, err = strconv.ParseBool(or(value, "false"))
 	case settingAES256:
 		s.AES256, err = strconv.ParseBool(or(value, "false"))
+	case settingAlgorithm:
+		s.TokenAlgorithm = strings.ToUpper(or(value, token.AlgorithmES256))
+	case settingLoopback:
+		s.LoopbackHTTP, err = strconv.ParseBool(or(value, "false"))
 	}
 	return err
 }
@@ -187,6 +200,8 @@ func SettingNames() []SettingName {
 		{settingShared, "ID,ID,...: hardware ids, SMBIOS ids and MAC addresses that many computers have, never taken for one computer"},
 		{settingLegacy, "true or false (default): accept keys and signatures of 2007, at level known"},
 		{settingAES256, "true or false (default): seal secrets with AES-256 instead of 3DES; the oldest clients cannot read that"},
+		{settingAlgorithm, "es256 (default) or rs256: signature of CCM and self-prove tokens by keys made from now on; `postern site key rotate ccm` makes one"},
+		{settingLoopback, "true or false (default): a tenant's issuer may be http on a loopback address, for tests"},
 	}
 }
 
@@ -220,7 +235,9 @@ func canonicalSetting(name, value string, now time.Time) (string, error) {
 		return oneOf(name, value, string(ResolveAutomatically), string(ResolveManually))
 	case settingShared:
 		return canonicalShared(value)
-	case settingLegacy, settingAES256:
+	case settingAlgorithm:
+		return oneOf(name, strings.ToLower(value), strings.ToLower(token.AlgorithmES256), strings.ToLower(token.AlgorithmRS256))
+	case settingLegacy, settingAES256, settingLoopback:
 		on, err := strconv.ParseBool(value)
 		if err != nil {
 			return "", catalog.Errorf(catalog.InvalidArgument, "%s is %q; give true or false", name, value)

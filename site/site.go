@@ -47,26 +47,31 @@ type Site struct {
 	watch    sync.Mutex
 	watchers map[chan struct{}]struct{}
 
-	pending pending // events and last-seen times not yet written
+	pending pending  // events and last-seen times not yet written
+	fetches sync.Map // by tenant: [Fetch], how its keys were fetched last
 }
 
 // snapshot is what the site keeps in memory of its database: replaced whole, never changed.
 type snapshot struct {
-	settings   Settings
-	hierarchy  string
-	root       crypto.Signer
-	rootCert   *x509.Certificate
-	signing    []byte // DER of the site signing certificate
-	ring       *token.Ring
-	verifier   *token.Verifier
-	keys       []token.Key
-	points     []ManagementPoint
-	gateways   []Gateway
-	connectors []Connector
-	blockedBy  map[string]bool // tracked ids of blocked bulk tokens
-	blockedKey map[proof.KeyThumbprint]bool
-	replaced   map[proof.KeyThumbprint]ccm.ClientID // keys of obsolete devices and former keys, with what replaced them
-	state      token.SiteState
+	settings    Settings
+	hierarchy   string
+	root        crypto.Signer
+	rootCert    *x509.Certificate
+	signing     []byte // DER of the site signing certificate
+	ring        *token.Ring
+	verifier    *token.Verifier
+	keys        []token.Key
+	points      []ManagementPoint
+	gateways    []Gateway
+	connectors  []Connector
+	tenants     []Tenant
+	authorities []Authority
+	issuers     []*x509.Certificate // of authorities, read
+	revocation  Revocation
+	blockedBy   map[string]bool // tracked ids of blocked bulk tokens
+	blockedKey  map[proof.KeyThumbprint]bool
+	replaced    map[proof.KeyThumbprint]ccm.ClientID // keys of obsolete devices and former keys, with what replaced them
+	state       token.SiteState
 }
 
 // Open opens a site that [Init] has made.
@@ -164,6 +169,15 @@ func (s *Site) read(ctx context.Context) (*snapshot, error) {
 		if next.connectors, err = tx.Connectors(); err != nil {
 			return err
 		}
+		if next.tenants, err = tx.Tenants(); err != nil {
+			return err
+		}
+		if next.authorities, err = tx.Authorities(); err != nil {
+			return err
+		}
+		if next.revocation, err = readRevocation(tx); err != nil {
+			return err
+		}
 		return readBlocks(tx, next)
 	})
 	if errors.Is(err, ErrNotFound) {
@@ -174,6 +188,13 @@ func (s *Site) read(ctx context.Context) (*snapshot, error) {
 	}
 	if err := s.unseal(next, records); err != nil {
 		return nil, err
+	}
+	for _, a := range next.authorities {
+		issuer, err := x509.ParseCertificate(a.Certificate)
+		if err != nil {
+			return nil, fmt.Errorf("authority %s: %w", a.Fingerprint, err)
+		}
+		next.issuers = append(next.issuers, issuer)
 	}
 	next.state = next.siteState(epoch)
 	return next, nil
@@ -221,7 +242,8 @@ func (s *Site) Connectors() []Connector { return s.current.Load().connectors }
 // Verifier returns the verifier of the site's own tokens. It has the shape of auth.Keys.
 func (s *Site) Verifier() *token.Verifier { return s.current.Load().verifier }
 
-// Revoked reports why the token with these claims is refused although it verifies: its bulk token or its key is blocked.
+// Revoked reports why the token with these claims is refused although it verifies: its bulk token or its key is blocked, or the tenant by which its
+// device came is disabled or gone.
 // It has the shape of auth.Revocation.
 func (s *Site) Revoked(c token.Claims) error {
 	now := s.current.Load()
@@ -236,7 +258,7 @@ func (s *Site) Revoked(c token.Claims) error {
 	if by, replaced := now.replaced[c.Key]; replaced {
 		return obsoleteError(by)
 	}
-	return nil
+	return now.cloudAdmitted(c.Cloud)
 }
 
 // OwnName reports whether host (without port, any case) is a name of a management point of this site.

@@ -41,6 +41,10 @@ func (now *snapshot) siteState(epoch uint64) token.SiteState {
 			state.BlockedCertificates = append(state.BlockedCertificates, c.Pin)
 		}
 	}
+	for _, t := range now.tenants {
+		state.Tenants = append(state.Tenants, t.Tenant)
+	}
+	state.Authorities = now.publishedAuthorities()
 	state.BlockedTokens = slices.Sorted(maps.Keys(now.blockedBy))
 	keys := slices.AppendSeq(slices.Collect(maps.Keys(now.blockedKey)), maps.Keys(now.replaced))
 	slices.SortFunc(keys, compare)

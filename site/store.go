@@ -53,6 +53,8 @@ type Tx interface {
 	Journal
 	Conflicts
 	Uses
+	Tenants
+	Authorities
 }
 
 // Devices keeps registered devices. Client id and key are each unique.
@@ -171,6 +173,21 @@ type ConflictFilter struct {
 	Device ccm.ClientID // newcomer or existing
 	After  string       // continue after the conflict with this id
 	Limit  int          // 0 = no limit
+}
+
+// Tenants keeps the onboarded tenants with their keys.
+type Tenants interface {
+	Tenants() ([]Tenant, error)       // by id
+	Tenant(id string) (Tenant, error) // ErrNotFound
+	PutTenant(t Tenant) error         // insert or replace by id
+	DeleteTenant(id string) error     // ErrNotFound
+}
+
+// Authorities keeps the company's authorities for client certificates.
+type Authorities interface {
+	Authorities() ([]Authority, error)        // by fingerprint
+	PutAuthority(a Authority) error           // insert or replace by fingerprint
+	DeleteAuthority(fingerprint string) error // ErrNotFound
 }
 
 // Uses keeps what may be used once: it is the memory of [Store.Remember], written by a change.

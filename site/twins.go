@@ -26,7 +26,7 @@ type twin struct {
 	known    bool        // the newcomer was registered before
 	weak     bool        // its key or signature is weak
 	level    proof.Level // that its own proof gives
-	identity string      // ACCOUNT@REALM, when its own proof says that it is this computer and nobody else; else ""
+	identity string      // see [Device.Proved], when its own proof says that it is this computer and nobody else; else ""
 	name     string      // its NetBIOS name
 	hint     bool        // it brought a hint that verifies with the existing device's key
 	existing Device
@@ -36,10 +36,11 @@ type twin struct {
 // sameIdentity: the newcomer has proved to be what the existing device's key had proved to be.
 func (t twin) sameIdentity() bool { return t.identity != "" && t.identity == t.existing.Proved }
 
-// unproved: nothing but its own key stands behind the existing device, and it has the newcomer's name.
+// unproved: nothing but its own key stands behind the existing device, and it has the newcomer's name, which the newcomer's account proves. An Entra
+// device and a certificate prove no name of a computer.
 func (t twin) unproved() bool {
 	e := t.existing
-	return t.identity != "" && (e.Approval.Level <= proof.LevelKnown || e.Approval.unproved()) && e.Approval.By == actorSite && sameName(t.name, e.Record.NetbiosName)
+	return accountIdentity(t.identity) && (e.Approval.Level <= proof.LevelKnown || e.Approval.unproved()) && e.Approval.By == actorSite && sameName(t.name, e.Record.NetbiosName)
 }
 
 // rotates: the hint says that the former key's holder wanted this, and the newcomer's own proof stands behind it. The hint alone moves nothing: it
@@ -68,7 +69,7 @@ func twinRules() []twinRule {
 		{"a blocked or rejected device, or a weak key; a person decides", func(t twin) bool { return untouched(t) && t.manual && !t.known }, hold},
 		{"a blocked or rejected device, or a weak key; nothing moves", untouched, separate},
 		{"hint by the former key, and a proof as good as its own", twin.rotates, rotate},
-		{"proved by the same account", twin.sameIdentity, supersede},
+		{"proved by the same identity", twin.sameIdentity, supersede},
 		{"proved, and the other is known by its name only", twin.unproved, supersede},
 		{"a known device asks for another's place", func(t twin) bool { return t.known }, separate},
 		{"no proof tells them apart; a person decides", func(t twin) bool { return t.manual }, hold},
@@ -101,7 +102,7 @@ func moveRules() []moveRule {
 	return []moveRule{
 		{"a person said that it is one computer", func(m moved) bool { return m.settled }, noted},
 		{"the former hardware id again: the key is on two computers", func(m moved) bool { return m.flip }, quarantine},
-		{"other hardware, proved by the same account", func(m moved) bool { return m.same && !m.earlier }, noted},
+		{"other hardware, proved by the same identity", func(m moved) bool { return m.same && !m.earlier }, noted},
 		{"other hardware; a person decides", func(m moved) bool { return m.manual }, quarantine},
 		{"other hardware", func(moved) bool { return true }, separate},
 	}

@@ -28,6 +28,7 @@ func TestC61_NoTwinInherits(t *testing.T) {
 		n++
 		p := &drawing{world: newWorld(t, filepath.Join(folder, fmt.Sprint(n, ".db"))), r: r, proofs: shown{}, keys: map[proof.KeyThumbprint]ccm.ClientID{}}
 		defer p.store.Close()
+		p.company(r)
 		p.tokens = []site.BulkToken{p.bulk(t, 0), p.bulk(t, 0)}
 		for range rapid.IntRange(1, 14).Draw(r, "steps") {
 			p.clock.advance(time.Duration(rapid.IntRange(0, 30).Draw(r, "hours")) * time.Hour)
@@ -94,10 +95,23 @@ func (p *drawing) caller(a *agent) site.Caller {
 		p.show(a, "realm="+c.Ticket.Realm)
 		p.show(a, "proved="+c.Ticket.Account+"@"+c.Ticket.Realm)
 		return c
-	case "entra", "pki":
-		method := map[string]proof.Method{"entra": proof.Entra, "pki": proof.PKICertificate}[proved]
-		p.show(a, "method="+string(method))
-		return site.Caller{Proof: proof.Proof{Method: method, Key: a.thumbprint}, Ceiling: proof.LevelManaged}
+	case "entra":
+		cloud := entraDevice(rapid.IntRange(0, 2).Draw(p.r, "entra device"))
+		if rapid.IntRange(0, 3).Draw(p.r, "user") == 0 {
+			cloud.Kind, cloud.User = proof.CloudUser, "11111111-0000-4000-8000-000000000001"
+		} else {
+			p.show(a, "proved=entra:"+cloud.Device+"@"+cloud.Tenant)
+		}
+		p.show(a, "method="+string(proof.Entra))
+		p.show(a, "entra-device="+cloud.Device)
+		method := rapid.SampledFrom([]proof.Method{proof.Entra, proof.CCMToken}).Draw(p.r, "by")
+		return site.Caller{Proof: proof.Proof{Method: method, Key: a.thumbprint, Cloud: cloud}, Ceiling: proof.LevelManaged}
+	case "pki":
+		name := fmt.Sprintf("wk%d.corp.example", rapid.IntRange(0, 2).Draw(p.r, "certificate for"))
+		p.show(a, "method="+string(proof.PKICertificate))
+		p.show(a, "proved=certificate:"+name+"@"+companyPin())
+		p.show(a, "certificate-names="+name)
+		return site.Caller{Proof: proof.Proof{Method: proof.PKICertificate, Key: a.thumbprint, Certificate: certificateOf(a.key, name)}, Ceiling: proof.LevelManaged}
 	}
 	return signed()
 }
@@ -178,7 +192,7 @@ func (p *drawing) check() {
 		if d.Approval.Evidence["key"] != string(d.Key) {
 			p.r.Fatalf("%s has the key %s and the evidence of %s", d.ClientID, d.Key, d.Approval.Evidence["key"])
 		}
-		for _, fact := range []string{"bulk-token", "account", "realm"} {
+		for _, fact := range []string{"bulk-token", "account", "realm", "entra-device", "certificate-names"} {
 			if value := d.Approval.Evidence[fact]; value != "" && !proofs[fact+"="+value] {
 				p.r.Fatalf("%s rests on %s %s, which its key has not shown", d.ClientID, fact, value)
 			}

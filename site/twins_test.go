@@ -20,7 +20,7 @@ func TestC61_TwinTable(t *testing.T) {
 				for _, manual := range bools {
 					for _, hint := range bools {
 						for _, level := range levels[1:3] {
-							for _, identity := range []string{"", "WK1$@CORP", "WK2$@CORP"} {
+							for _, identity := range []string{"", "WK1$@CORP", "WK2$@CORP", "entra:a@t", "certificate:wk1.corp@ff"} {
 								for _, existing := range existingDevices(levels) {
 									x := twin{kind: kind, known: known, weak: weak, level: level, identity: identity, name: "WK1", hint: hint, existing: existing, manual: manual}
 									checkTwin(t, x)
@@ -40,7 +40,7 @@ func TestC61_TwinTable(t *testing.T) {
 
 func existingDevices(levels []proof.Level) (list []Device) {
 	for _, level := range levels {
-		for _, proved := range []string{"", "WK1$@CORP", "WK9$@CORP"} {
+		for _, proved := range []string{"", "WK1$@CORP", "WK9$@CORP", "entra:a@t", "certificate:wk1.corp@ff"} {
 			for _, name := range []string{"wk1", "WK9"} {
 				for _, by := range []string{actorSite, "anna"} {
 					for _, mark := range []string{"", "blocked", "held", "obsolete"} {
@@ -77,6 +77,9 @@ func checkTwin(t *testing.T, x twin) {
 	}
 	if got.then == supersede && x.identity != e.Proved && (e.Approval.Level > proof.LevelKnown || e.Record.NetbiosName != "wk1" || e.Approval.By != actorSite) {
 		wrong("another account's device, or one that is approved")
+	}
+	if got.then == supersede && !accountIdentity(x.identity) && x.identity != e.Proved {
+		wrong("an Entra device or a certificate takes the place of another")
 	}
 	if got.then == rotate && (!x.hint || x.known || x.level < proof.LevelManaged || x.level < e.Approval.Level || e.Approval.By != actorSite || e.Proved != "" && e.Proved != x.identity) {
 		wrong("the newcomer's own proof is not as good")
@@ -189,7 +192,7 @@ func TestEveryoneLiftsNeitherBlockNorWeaknessNorCeiling(t *testing.T) {
 	}
 	for method, want := range map[proof.Method]ccm.ApprovalStatus{proof.PKICertificate: 2, proof.Entra: 3, proof.BulkToken: 1, proof.Anonymous: 1} {
 		e := base
-		e.method = method
+		e.method, e.cloud, e.certificate = method, &proof.Cloud{}, &certificate{held: true}
 		if got := decide(e); got.status != want {
 			t.Errorf("%s: got %+v, want status %d", method, got, want)
 		}

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"errors"
 	"net"
 	"net/http"
 	"sync"
@@ -73,8 +74,8 @@ func (c *conn) Write(p []byte) (int, error) {
 }
 
 func (c *conn) note(err error) {
-	if err == nil {
-		return
+	if err == nil || errors.Is(err, net.ErrClosed) {
+		return // closed by ourselves
 	}
 	if timeout, ok := err.(net.Error); ok && timeout.Timeout() {
 		return // a deadline of net/http's own

@@ -177,11 +177,13 @@ func (h *Hub) Connections() []Connection {
 // Drop ends every connection for which the function says so, and with it the requests
 // on it: for a connector whose certificate was revoked.
 func (h *Hub) Drop(drop func(Connection) bool) {
+	var ending sync.WaitGroup // at once: each takes as long as its peer lets it, up to closeTimeout
 	for _, l := range h.live() {
 		if drop(l.connection()) {
-			l.conn.end()
+			ending.Go(l.conn.end)
 		}
 	}
+	ending.Wait()
 }
 
 // Close ends all connections and refuses new ones. Requests under way get an error of

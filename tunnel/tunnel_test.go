@@ -732,6 +732,64 @@ func TestIdleDrainSendsGoAwayBeforeItCloses(t *testing.T) {
 	await(t, one.done)
 }
 
+func TestNoCauseIsGivenForAnEndOfOurOwn(t *testing.T) {
+	dialled, accepted := pair(t)
+	defer accepted.Close()
+	c := newConn(dialled)
+	c.Close()
+	c.Read(make([]byte, 1))
+	c.Write([]byte("x"))
+	if cause := c.cause(); cause != nil {
+		t.Errorf("got %v, want none", cause)
+	}
+}
+
+// stubborn is a connection whose Close returns only when all have begun to close.
+type stubborn struct {
+	net.Conn
+	closing *sync.WaitGroup
+	failed  *atomic.Bool
+	once    sync.Once
+}
+
+func (s *stubborn) Close() error {
+	s.once.Do(func() {
+		s.closing.Done()
+		all := make(chan struct{})
+		go func() { s.closing.Wait(); close(all) }()
+		select {
+		case <-all:
+		case <-time.After(patience / 10):
+			s.failed.Store(true)
+		}
+	})
+	return s.Conn.Close()
+}
+
+func TestAPeerThatDoesNotLetGoDoesNotKeepTheOthers(t *testing.T) {
+	hub := NewHub(HubConfig{})
+	var closing sync.WaitGroup
+	var failed atomic.Bool
+	var ended []<-chan struct{}
+	for range 3 {
+		dialled, accepted := pair(t)
+		t.Cleanup(func() { dialled.Close() })
+		closing.Add(1)
+		done, err := hub.Add(context.Background(), &stubborn{Conn: accepted, closing: &closing, failed: &failed}, "one", "pin")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended = append(ended, done)
+	}
+	hub.Drop(func(c Connection) bool { return c.Pin == "pin" })
+	for _, done := range ended {
+		await(t, done)
+	}
+	if failed.Load() {
+		t.Error("a connection was closed only after another had ended")
+	}
+}
+
 func benchmark(b *testing.B, connections, up, down int) {
 	hub := NewHub(HubConfig{})
 	answer := bytes.Repeat([]byte("a"), down)

@@ -65,7 +65,19 @@ func readConfig(path string) (*config.Config, error) {
 		return nil, catalog.Wrap(catalog.ClientKerberosConfig, err, "%s cannot be understood", path)
 	}
 	c.LibDefaults.NoAddresses = true // a ticket that is bound to addresses is useless behind address translation
+	c.LibDefaults.DNSLookupKDC = c.LibDefaults.DNSLookupKDC || !says(content, "dns_lookup_kdc")
 	return c, nil
+}
+
+// says reports whether a krb5.conf sets something. The library takes "no" for what is not
+// said, where MIT's default is yes: machines that joined a domain often name no server.
+func says(content []byte, setting string) bool {
+	for line := range strings.Lines(string(content)) {
+		if name, _, found := strings.Cut(line, "="); found && strings.TrimSpace(name) == setting {
+			return true
+		}
+	}
+	return false
 }
 
 // readKeytab reads the keys of the machine's account.

@@ -44,14 +44,15 @@ const (
 // Machine is the machine's credential with the tickets that it has. It is safe for
 // concurrent use.
 type Machine struct {
-	config     Config
-	file       string // the keytab or cache, for messages
-	realms     *config.Config
-	credential *credential
+	config    Config
+	file      string // the keytab or cache
+	realms    *config.Config
+	principal string
 
-	mu       sync.Mutex // guards what follows; held during exchanges, so that they happen once
-	granting *ticket
-	tickets  map[string]*ticket // by host
+	mu         sync.Mutex // guards what follows; held during exchanges, so that they happen once
+	credential *credential
+	granting   *ticket
+	tickets    map[string]*ticket // by host
 }
 
 var _ client.Negotiator = (*Machine)(nil)
@@ -75,14 +76,35 @@ func New(c Config) (*Machine, error) {
 		return nil, err
 	}
 	m := &Machine{config: c, realms: realms, tickets: map[string]*ticket{}}
-	if c.CCache != "" {
-		m.file = strings.TrimPrefix(c.CCache, "FILE:")
-		m.credential, m.granting, err = readCache(m.file, c.Principal)
-		return m, err
+	m.file = strings.TrimPrefix(cmp.Or(c.CCache, c.Keytab, os.Getenv("KRB5_KTNAME"), strings.TrimPrefix(realms.LibDefaults.DefaultKeytabName, "FILE:"), defaultKeytab), "FILE:")
+	if m.credential, m.granting, err = m.read(c.Principal); err != nil {
+		return nil, err
 	}
-	m.file = strings.TrimPrefix(cmp.Or(c.Keytab, os.Getenv("KRB5_KTNAME"), strings.TrimPrefix(realms.LibDefaults.DefaultKeytabName, "FILE:"), defaultKeytab), "FILE:")
-	m.credential, err = readKeytab(m.file, c.Principal, realms.LibDefaults.DefaultRealm)
-	return m, err
+	m.principal = m.credential.principal()
+	return m, nil
+}
+
+// read reads the keytab, or the cache with its ticket-granting ticket.
+func (m *Machine) read(principal string) (*credential, *ticket, error) {
+	if m.config.CCache != "" {
+		return readCache(m.file, principal)
+	}
+	c, err := readKeytab(m.file, principal, m.realms.LibDefaults.DefaultRealm)
+	return c, nil, err
+}
+
+// refresh reads the file again: the machine's password changes and tickets of a cache are
+// renewed while a device runs. A file that cannot be read now, or is another account's,
+// changes nothing.
+func (m *Machine) refresh() {
+	c, granting, err := m.read(m.principal)
+	if err != nil {
+		return
+	}
+	m.credential = c
+	if granting != nil {
+		m.granting = granting
+	}
 }
 
 func (c Config) withDefaults() Config {
@@ -104,7 +126,7 @@ func (c Config) withDefaults() Config {
 }
 
 // Principal returns the machine's name and realm, as in WK02-020-51W$@CHILD.A2003.VM.LOCAL.
-func (m *Machine) Principal() string { return m.credential.principal() }
+func (m *Machine) Principal() string { return m.principal }
 
 // Negotiate makes a proof for HTTP/host. See client.Negotiator. Errors have the codes
 // ClientKerberosConfig, ClientKerberosUnreachable, ClientKerberosServiceUnknown,
@@ -114,11 +136,11 @@ func (m *Machine) Negotiate(ctx context.Context, host string, binding []byte) (c
 	ctx, cancel := context.WithTimeout(ctx, m.config.Time)
 	defer cancel()
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	t, err := m.ticketFor(ctx, host)
+	own, t, err := m.ticketFor(ctx, host)
 	if err != nil {
 		return client.Negotiation{}, err
 	}
-	request, err := newRequest(m.credential, t, binding, m.config.Now)
+	request, err := newRequest(own, t, binding, m.config.Now)
 	if err != nil {
 		return client.Negotiation{}, catalog.Wrap(catalog.ClientKerberosFailed, err, "the ticket for HTTP/%s cannot be used", host)
 	}
@@ -142,31 +164,38 @@ func (m *Machine) drop(host string, t *ticket) {
 	}
 }
 
-// ticketFor returns a ticket that lasts, from memory or from the realms.
-func (m *Machine) ticketFor(ctx context.Context, host string) (*ticket, error) {
+// ticketFor returns a ticket that lasts, from memory or from the realms, and whose it is.
+func (m *Machine) ticketFor(ctx context.Context, host string) (*credential, *ticket, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.config.Now()
 	if t := m.tickets[host]; t.lasts(now) {
-		return t, nil
+		return m.credential, t, nil
 	}
 	x := &exchange{machine: m, ctx: ctx}
 	if !m.granting.lasts(now) {
+		m.refresh()
+	}
+	if !m.granting.lasts(now) {
 		granting, err := x.login()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		m.granting = granting
 	}
 	t, err := x.service(m.granting, host)
+	switch catalog.CodeOf(err) {
+	case catalog.ClientKerberosKey, catalog.ClientKerberosExpired, catalog.ClientKerberosFailed:
+		m.granting = nil // the realm may have a new key since: the next proof begins anew
+	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if len(m.tickets) >= maxTickets {
 		clear(m.tickets)
 	}
 	m.tickets[host] = t
-	return t, nil
+	return m.credential, t, nil
 }
 
 // guarded runs what reads bytes with the library, whose readers panic on some of what is

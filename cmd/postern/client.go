@@ -14,8 +14,10 @@ import (
 	"postern/catalog"
 	"postern/ccm"
 	"postern/client"
+	"postern/client/entra"
 	"postern/client/kerberos"
 	"postern/logfile"
+	"postern/revocation"
 )
 
 // clientFlags are common to the client's commands.
@@ -25,13 +27,23 @@ type clientFlags struct {
 
 	kerberos   kerberos.Config
 	noKerberos bool
+
+	certificates, keys []string // of the company, in pairs
+	crlCheck           string
+	crlSources         []string
+
+	joinState string
+	noEntra   bool
+	ask       bool // a person may be asked to sign in
 }
 
 func newClient(s *session) *cobra.Command {
 	var f clientFlags
-	c := group("client", "The device's side: enrol, look, send, renew", newClientEnrol(s, &f), newClientStatus(s, &f), newClientSend(s, &f), newClientRenew(s, &f))
+	c := group("client", "The device's side: enrol, look, send, renew", newClientEnrol(s, &f), newClientStatus(s, &f), newClientSend(s, &f), newClientRenew(s, &f), s.joinState())
 	c.PersistentFlags().StringVar(&f.dir, "dir", clientDir(), "state folder of the client, for its owner only")
 	c.PersistentFlags().BoolVar(&s.asJSON, "json", false, "print JSON")
+	c.PersistentFlags().StringVar(&f.joinState, "join-state", "", "join state file (default: POSTERN_JOIN_STATE, else the system's)")
+	c.PersistentFlags().BoolVar(&f.noEntra, "no-entra", false, "do not prove the device by its tenant of Entra")
 	return c
 }
 
@@ -52,10 +64,51 @@ func (f *clientFlags) open(s *session) (*client.Agent, error) {
 	if !f.noKerberos {
 		config.Negotiator = f.machine()
 	}
+	var agent *client.Agent
+	if !f.noEntra {
+		config.Entra = sync.OnceValues(func() (client.Entra, error) { return f.tenant(s, agent, logs) })
+	}
 	if !s.asJSON {
 		config.Observe = func(step client.Step) { fmt.Fprintln(s.err, clientLine(step)) }
 	}
-	return client.Open(config)
+	agent, err := client.Open(config)
+	return agent, err
+}
+
+// tenant gives the device's way to tokens of its tenant once it is needed.
+func (f *clientFlags) tenant(s *session, agent *client.Agent, logs *logfile.Folder) (client.Entra, error) {
+	read := entra.PlatformJoinState
+	if f.joinState != "" {
+		read = func() (entra.JoinState, error) { return entra.ReadJoinState(f.joinState) }
+	}
+	join, err := read()
+	if err != nil {
+		return nil, err
+	}
+	config := entra.Config{Join: join, Log: logs.Log(entra.LogFile())}
+	config.Key, config.File = agent.Keep("entra.sealed")
+	if f.ask {
+		config.SignIn = func(p entra.Prompt) {
+			fmt.Fprintf(s.err, "Sign in: open %s and enter the code %s (until %s)\n", p.Address, p.Code, stamp(p.Expires))
+		}
+	}
+	broker, err := entra.New(config)
+	if err != nil {
+		return nil, err
+	}
+	return tenantBroker{broker}, nil
+}
+
+// tenantBroker is an [entra.Broker] as the client knows it.
+type tenantBroker struct{ *entra.Broker }
+
+// TenantID is the tenant of the join.
+func (b tenantBroker) TenantID() string { return b.Join().TenantID }
+
+// Token gets a token.
+func (b tenantBroker) Token(ctx context.Context, want client.EntraWant) (client.EntraToken, error) {
+	got, err := b.Broker.Token(ctx, entra.Want{TenantID: want.TenantID, ClientApp: want.ClientApp, Resource: want.Resource, Authority: want.Authority, Log: want.Log})
+	return client.EntraToken{Raw: got.Raw, Kind: got.Kind, Account: got.Account, Expires: got.Expires}, err
 }
 
 // machine gives the machine's credential once it is needed, and then the same one.
@@ -79,17 +132,26 @@ func clientLine(step client.Step) string {
 func newClientEnrol(s *session, f *clientFlags) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "enrol [ccmsetup parameters and properties]",
-		Short: "Enrol this device: through a gateway with a bulk registration token, or inside with the machine's Kerberos credential",
+		Short: "Enrol this device: through a gateway by its tenant, a certificate or a token, or inside by the machine's Kerberos credential",
 		Long: `Makes the device's keys, registers it and gets its tokens and policies. Running it again goes on where it stopped and never makes a second device.
 
 It understands ccmsetup's documented parameters (/mp:, /regtoken:, /nocrlcheck, ...) and properties (CCMHOSTNAME=, SMSSITECODE=, SMSMP=, ...).
 The token is best given in a file, or on standard input with --token-file -. On the command line it works too, with a warning, since other processes can read it there.
 --root-key is the hash of the site root: without it, or a file of authorities (--ca-file), the internet path and plain HTTP are refused.
 
+What proves the device is tried in this order: a valid certificate of the company (--certificate, or /UsePKICert and a store), its tenant of Entra
+(the device's own token, then a user's), the token. What is used is told as a step. The gateway says for which applications the tenant is asked, unless
+AADTENANTID=, AADCLIENTAPPID= and AADRESOURCEURI= do; "postern client join-state" shows what the device knows of its tenant.
+
+Under --ca-file, or the system's authorities, it is looked whether the server's certificate is revoked. /nocrlcheck leaves that out for this run;
+--crl-check says what counts from then on. Name and authority are always checked.
+
 Inside, SMSMP= or /mp: names the management point to ask first; it is asked which others there are, and one of the site's is used, https before http.
 The device proves itself with the machine's keytab (HOST$) when there is one, and is approved if the site trusts its domain. Without, or when Kerberos fails, it says so and waits for an administrator.
 --trust-first-use takes the site root from the first management point that answers. Whoever answers decides what the device trusts from then on; use it only where you would type "yes" to an unknown SSH key.`,
 		Example: `  postern client enrol CCMHOSTNAME=gw.example.net/CCM_Proxy_MutualAuth/72057594037927937 SMSSITECODE=P01 --root-key 9f86d0... --token-file token
+  postern client enrol CCMHOSTNAME=gw.example.net/CCM_Proxy_MutualAuth/72057594037927937 SMSSITECODE=P01 --root-key 9f86d0...     a device that has joined a tenant
+  postern client enrol CCMHOSTNAME=... SMSSITECODE=P01 --root-key 9f86d0... --certificate device.pem --certificate-key device.key
   postern client enrol /mp:https://mp.corp.example SMSSITECODE=P01 --root-key 9f86d0...     inside; the machine's keytab proves the device
   postern client enrol SMSMP=https://mp.corp.example --root-key 9f86d0... --no-kerberos     inside; waits for an administrator`,
 		RunE: func(c *cobra.Command, arguments []string) error {
@@ -103,6 +165,7 @@ The device proves itself with the machine's keytab (HOST$) when there is one, an
 			for _, note := range setup.Notes {
 				fmt.Fprintln(s.err, "note:", note)
 			}
+			f.ask = true
 			agent, err := f.open(s)
 			if err != nil {
 				return err
@@ -116,6 +179,10 @@ The device proves itself with the machine's keytab (HOST$) when there is one, an
 	}
 	c.Flags().StringVar(&f.rootKey, "root-key", "", "hash of the site root: the trust anchor")
 	c.Flags().StringVar(&f.caFile, "ca-file", "", "PEM file with the authorities of the gateway's certificate, where it is not the site's")
+	c.Flags().StringArrayVar(&f.certificates, "certificate", nil, "PEM file with a certificate of the company for this device; of several the first valid one is used")
+	c.Flags().StringArrayVar(&f.keys, "certificate-key", nil, "PEM file with its key, when it is not in the same file")
+	c.Flags().StringVar(&f.crlCheck, "crl-check", "", "from then on: require, prefer or off, for revocation lists of servers' certificates (default: require)")
+	c.Flags().StringArrayVar(&f.crlSources, "crl", nil, "where to ask besides what the server's certificate says: an address of a list, or ocsp:ADDRESS")
 	c.Flags().StringVar(&f.tokenFile, "token-file", "", "file with the bulk registration token; - for standard input")
 	c.Flags().BoolVar(&f.trustFirstUse, "trust-first-use", false, "inside, without --root-key: take the site root of the first management point that answers, say so, and pin it")
 	c.Flags().StringVar(&f.kerberos.Keytab, "keytab", "", "keytab with the machine's key (default: KRB5_KTNAME, krb5.conf, /etc/krb5.keytab)")
@@ -137,6 +204,17 @@ func (f *clientFlags) setup(s *session, arguments []string) (client.Setup, error
 		return setup, err
 	}
 	setup.TrustFirstUse = f.trustFirstUse
+	setup.CRLCheck, setup.CRLSources = revocation.Policy(f.crlCheck), f.crlSources
+	if len(f.keys) > 0 && len(f.keys) != len(f.certificates) {
+		return setup, catalog.Errorf(catalog.ClientCommandConflict, "there are %d --certificate and %d --certificate-key", len(f.certificates), len(f.keys))
+	}
+	for i, file := range f.certificates {
+		next := client.CertificateFile{Certificate: file}
+		if len(f.keys) > 0 {
+			next.Key = f.keys[i]
+		}
+		setup.Certificate.Files = append(setup.Certificate.Files, next)
+	}
 	setup.CAFile = or(f.caFile, setup.CAFile)
 	setup.RootKey = or(f.rootKey, setup.RootKey)
 	setup.Name = or(f.name, setup.Name)
@@ -169,6 +247,8 @@ func writeStatus(w io.Writer, status client.Status) {
 	}
 	line("proved by", status.Proof)
 	line("not by Kerberos", status.NoKerberos)
+	line("certificate", status.Certificate)
+	line("tenant", status.Entra)
 	line("name", status.Name)
 	line("site", status.SiteCode)
 	line("gateway", status.Gateway)
@@ -176,6 +256,7 @@ func writeStatus(w io.Writer, status client.Status) {
 	line("chosen", status.Chosen)
 	line("trusts", status.Anchor)
 	line("trust", status.Trust)
+	line("revocation", status.Revocation)
 	for _, what := range status.Verified {
 		line("verified", what)
 	}

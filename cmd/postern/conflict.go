@@ -141,7 +141,13 @@ func showConflict(w io.Writer, c site.Conflict) {
 func newConflictDecision(s *session, verb string, verdict site.ConflictState, short, long, example string) *cobra.Command {
 	var why string
 	c := &cobra.Command{
-		Use: verb + " ID...", Short: short, Long: strings.TrimSpace(short + ".\n\n" + long), Args: cobra.MinimumNArgs(1), Example: example,
+		Use: verb + " ID...", Short: short, Long: strings.TrimSpace(short + ".\n\n" + long), Example: example,
+		Args: func(c *cobra.Command, ids []string) error {
+			if strings.TrimSpace(why) == "" {
+				return usageError{fmt.Errorf("give the reason with --why; it is kept in the trust log")}
+			}
+			return cobra.MinimumNArgs(1)(c, ids)
+		},
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, ids []string) error {
 			for _, id := range ids {
 				c, err := st.DecideConflict(ctx, id, verdict, s.actor, why)
@@ -156,6 +162,5 @@ func newConflictDecision(s *session, verb string, verdict site.ConflictState, sh
 		}),
 	}
 	c.Flags().StringVar(&why, "why", "", "the reason, kept in the trust log")
-	c.MarkFlagRequired("why")
 	return c
 }

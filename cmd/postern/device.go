@@ -64,7 +64,7 @@ func (f *deviceFilter) read(now time.Time) (filter site.DeviceFilter, any bool, 
 	}
 	if f.status != "" {
 		n, err := strconv.Atoi(f.status)
-		if err != nil {
+		if err != nil || n < int(ccm.ApprovalNone) || n > int(ccm.ApprovalEntra) {
 			return filter, false, usageError{fmt.Errorf("--status %q: want 0, 1, 2 or 3", f.status)}
 		}
 		a := ccm.ApprovalStatus(n)

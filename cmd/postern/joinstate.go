@@ -24,7 +24,10 @@ func (s *session) joinState() *cobra.Command {
 On Windows it runs that program. Elsewhere it reads the join state file: the one of --file, else of POSTERN_JOIN_STATE, else /etc/postern/join-state.json.
 Nothing is sent. Exit status 1 when the device cannot ask for its own token; a person who signs in may still get one.`,
 		Example: "  postern client join-state\n  postern client join-state --file join-state.json --json",
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(c *cobra.Command, _ []string) error {
+			if given := c.Flag("join-state"); given != nil { // of all the client's commands
+				file = or(file, given.Value.String())
+			}
 			read := entra.PlatformJoinState
 			if file != "" {
 				read = func() (entra.JoinState, error) { return entra.ReadJoinState(file) }

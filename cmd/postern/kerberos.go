@@ -101,6 +101,7 @@ func fillKerberosFiles(options *kerberos.Options, configuration string) error {
 		options.Keytab = cmp.Or(options.Keytab, keytab)
 		options.Seat = cmp.Or(options.Seat, kerberos.Server)
 	}
+	options.Keytab, options.Cache = strings.TrimPrefix(options.Keytab, "FILE:"), strings.TrimPrefix(options.Cache, "FILE:")
 	options.Config = cmp.Or(options.Config, firstExisting(strings.Split(os.Getenv("KRB5_CONFIG"), ":")[0], "/etc/krb5.conf"))
 	options.Realm = os.Getenv("USERDNSDOMAIN") // on Windows
 	if options.Keytab == "" && options.Cache == "" {
@@ -132,9 +133,13 @@ func firstExisting(paths ...string) string {
 	return ""
 }
 
+// firstReadable passes over what is no file: in /tmp anybody may have put a pipe there.
 func firstReadable(paths ...string) string {
 	for _, path := range paths {
-		if file, err := os.Open(path); path != "" && err == nil {
+		if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		if file, err := os.Open(path); err == nil {
 			file.Close()
 			return path
 		}

@@ -116,7 +116,7 @@ Independent of Microsoft.`,
 		return usageError{fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())}
 	})
 	root.AddCommand(
-		newLab(s), newServe(s), newSite(s), newGateway(s), newConnector(s), newToken(s), newDevice(s), newConflict(s), newPolicy(s), newClient(s),
+		newLab(s), newServe(s), newSite(s), newGateway(s), newConnector(s), newToken(s), newTenant(s), newAuthority(s), newDevice(s), newConflict(s), newPolicy(s), newClient(s),
 		newStatus(s), newLog(s), newRoutes(s), newDoctor(s), newKerberos(s), newBackup(s), newRestore(s), newExplainCode(s), newVersion(s),
 	)
 	return root

@@ -172,6 +172,8 @@ func (r *run) serverClock(response *http.Response, before time.Time) []diag.Find
 // checkAnswer sends the same request with the ticket.
 func (r *run) checkAnswer(ctx context.Context) []diag.Finding {
 	switch {
+	case len(r.urls) == 0:
+		return []diag.Finding{diag.NotLooked("no server was named: give --server")}
 	case r.anon == nil:
 		return []diag.Finding{diag.NotLooked("the server did not answer")}
 	case !slices.Contains(r.anon.offers, "negotiate"):

@@ -5,7 +5,6 @@ import (
 	"context"
 	"net"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -226,7 +225,7 @@ func (r *run) readCache() {
 	if r.Cache == "" {
 		return
 	}
-	content, err := os.ReadFile(r.Cache)
+	content, err := readFile(r.Cache)
 	if err == nil {
 		r.cache, err = readCache(content)
 	}
@@ -309,9 +308,6 @@ func (r *run) canTry() bool {
 // checkAccount tells what the files gave.
 func (r *run) checkAccount(context.Context) []diag.Finding {
 	findings := slices.Clone(r.tellings)
-	if r.broken != nil {
-		findings = append(findings, diag.FromError(diag.Fail, r.broken, catalog.CheckNameNotResolved))
-	}
 	if r.realm == "" {
 		return append(findings, diag.Found(diag.Fail, catalog.CheckRealmUnknown, "no --principal, keytab, credential cache or default_realm gives one"))
 	}

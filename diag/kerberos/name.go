@@ -91,8 +91,7 @@ func (r *run) reverse(ctx context.Context, addresses []string) (others []string)
 	return others
 }
 
-// elsewhere is a warning unless this machine's krb5.conf says that it does not follow
-// DNS: then only other clients would.
+// elsewhere is a warning: the name works for some clients and not for others.
 func (r *run) elsewhere(words string, arguments ...any) diag.Finding {
 	return diag.Found(diag.Warn, catalog.CheckNameElsewhere, words, arguments...)
 }
@@ -109,6 +108,6 @@ func (r *run) judgeReverse(others []string) diag.Finding {
 
 func severalAddresses(host string, addresses []string) diag.Finding {
 	finding := diag.Found(diag.Pass, catalog.CheckLoadBalanced, "%s: %s", host, strings.Join(addresses, ", "))
-	finding.Code, finding.Remedy = catalog.CheckLoadBalanced, nil
+	finding.Remedy = nil
 	return finding
 }

@@ -42,6 +42,8 @@ func Run(t *testing.T, open func(testing.TB) site.Store) {
 		{"gateways", gateways},
 		{"connectors", connectors},
 		{"invitations", invitations},
+		{"tenants", tenants},
+		{"authorities", authorities},
 		{"settings", settings},
 		{"the epoch only rises", epoch},
 		{"the trust log is a chain", trustLog},
