@@ -204,10 +204,11 @@ func TestADeviceThatGetsACertificateRegistersWithIt(t *testing.T) {
 	site := newTestSite(t)
 	agent := site.newAgent()
 	agent.enrol(t, site.setup())
+	before := agent.Status().ClientID
 	setup := site.setup()
 	setup.Certificate.Files = []CertificateFile{issue(t, site.newCompany(), t.TempDir(), "wk02", testRSA())}
 	agent.enrol(t, setup)
-	if got := agent.Status(); got.ApprovalStatus != ccm.ApprovalNotApplicable || len(got.Tokens) != 0 || agent.cached().CCM.Token != "" {
+	if got := agent.Status(); got.ClientID == before || got.ApprovalStatus != ccm.ApprovalNotApplicable || len(got.Tokens) != 0 || agent.cached().CCM.Token != "" {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -409,6 +409,18 @@ func TestAnswersAboutTheTenant(t *testing.T) {
 	}
 }
 
+func TestWhereToSignIn(t *testing.T) {
+	for issuer, want := range map[string]string{
+		"https://sts.windows.net/9aaf466a-3f40-4468-b3cd-f0010f21f05a/":               "", // a name; nobody signs in there
+		"https://login.microsoftonline.com/9aaf466a-3f40-4468-b3cd-f0010f21f05a/v2.0": "https://login.microsoftonline.com/9aaf466a-3f40-4468-b3cd-f0010f21f05a/v2.0",
+		"https://keycloak.corp.test/realms/devices":                                   "https://keycloak.corp.test/realms/devices",
+	} {
+		if got := signInAt(issuer); got != want {
+			t.Errorf("%s: got %q, want %q", issuer, got, want)
+		}
+	}
+}
+
 func FuzzTenantInfo(f *testing.F) {
 	f.Add([]byte(`{"TenantId":"T","ClientAppId":"app","ResourceUri":"api://site"}`))
 	f.Add([]byte(`[]`))

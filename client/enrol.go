@@ -220,7 +220,7 @@ func (e *enrolment) certificate(ctx context.Context) error {
 			found, err = e.choose(r.Name)
 			return err
 		})
-		if err != nil && !catalogHas(err, catalog.ClientCertificateUnusable) {
+		if err != nil && catalog.CodeOf(err) != catalog.ClientCertificateUnusable {
 			return err
 		}
 	} else {
@@ -251,8 +251,6 @@ func (e *enrolment) choose(name string) (*companyCertificate, error) {
 	e.a.logs.certificateUsed(found)
 	return found, nil
 }
-
-func catalogHas(err error, code catalog.Code) bool { return catalog.CodeOf(err) == code }
 
 // useCertificate puts a certificate to use, or none.
 func (a *Agent) useCertificate(found *companyCertificate) error {

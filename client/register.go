@@ -51,9 +51,10 @@ func (e *enrolment) register(ctx context.Context) error {
 }
 
 // prepareKerberos gets the machine's credential where it can serve: inside, for a device
-// that has no token to register with, or is registered and not approved.
+// that has neither certificate nor token to register with, or is registered and not
+// approved.
 func (e *enrolment) prepareKerberos() {
-	if e.a.config.Negotiator == nil || !e.c.route.inside() || e.c.certificate() || e.token() != "" && !e.a.current().State.registered() {
+	if e.a.config.Negotiator == nil || !e.c.route.inside() || e.c.certificate() && !e.a.current().State.registered() || e.token() != "" && !e.a.current().State.registered() {
 		return
 	}
 	by, err := e.a.config.Negotiator()

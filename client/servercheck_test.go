@@ -115,6 +115,27 @@ func TestAGatewayWithACertificateOfTheCompanyIsCheckedForRevocation(t *testing.T
 	}
 }
 
+// S2, "Microsoft Entra info request from ccmsetup": the four lines, one after the other.
+func TestTheGatewayIsAskedForTheTenantWithTheLinesOfTheDocuments(t *testing.T) {
+	corp := newCorporation(t)
+	site := newTenantSite(t)
+	site.lists = &http.Client{Transport: &http.Transport{}}
+	site.do(func() { site.shown = corp.server([]string{gatewayHost}).TLS() })
+	setup := site.byTenant()
+	setup.RootKey, setup.CAFile = "", writePEM(t, corp.root.Certificate.Raw)
+	agent := site.newAgent()
+	agent.enrol(t, setup)
+	want := []string{
+		"Getting AAD info from CMG 'gateway.test'",
+		"SMS CCM 5.0: Host=gateway.test, Path=/CCM_Proxy_ServerAuth/AADAuthInfo?TenantID=" + site.provider.Tenant().ID + ", Port=443, Protocol=https, CcmTokenAuth=0, Flags=0x1304, Options=0xe0",
+		"Created connection on port 443",
+		"Enabled SSL revocation check.",
+	}
+	if got := records(readLog(t, agent, "ccmsetup.log")); indexOf(got, want) < 0 {
+		t.Errorf("got\n%s\nwant in it\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 // Each failure has the number, flags and text of S4, and a sentence.
 func TestServersOfTheCompanyThatAreRefused(t *testing.T) {
 	corp := newCorporation(t)

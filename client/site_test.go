@@ -667,6 +667,13 @@ func (s *testSite) add(request *ccm.RegistrationRequest, claims token.Claims) (p
 		if s.reservations[key] != "" {
 			id = s.reservations[key]
 		}
+		for _, other := range s.devices {
+			if other.id == id { // another key's: a new one (product.md 2.8)
+				if id, err = ccm.NewClientID(rand.Reader); err != nil {
+					return "", err
+				}
+			}
+		}
 		s.devices[key] = &testDevice{id: id}
 	}
 	s.devices[key].request = request

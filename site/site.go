@@ -191,8 +191,9 @@ func (s *Site) read(ctx context.Context) (*snapshot, error) {
 	}
 	for _, a := range next.authorities {
 		issuer, err := x509.ParseCertificate(a.Certificate)
-		if err != nil {
-			return nil, fmt.Errorf("authority %s: %w", a.Fingerprint, err)
+		if err != nil { // it was readable when it was uploaded
+			s.log.Error("an uploaded authority cannot be read", "fingerprint", a.Fingerprint, "error", err)
+			continue
 		}
 		next.issuers = append(next.issuers, issuer)
 	}

@@ -39,6 +39,9 @@ const (
 // DefaultResource is what clients ask a token for, and the audience of that token, unless a tenant has another (S2).
 const DefaultResource = "https://ConfigMgrService"
 
+// keysLife is how long keys count that nobody could fetch again: a key that was withdrawn must not count for ever.
+const keysLife = 7 * 24 * time.Hour
+
 // fetchedEvery is how often the time of a fetch is written that brought nothing new.
 const fetchedEvery = time.Hour
 
@@ -240,7 +243,8 @@ func (s *Site) changeTenant(ctx context.Context, id string, change func(Tx, Tena
 
 // SetTenantKeys keeps a tenant's key set (JWKS) as its provider gave it at that time, nil to withdraw one that is too old. The keys say whose tokens
 // are believed, so a change raises the epoch and is in the trust log; the time of a fetch without news is written now and then. An answer older than
-// the one that is kept, of a node that did not reach the provider since, changes nothing. A tenant that is gone is no error.
+// the one that is kept, of a node that did not reach the provider since, changes nothing, except that such a node may withdraw keys that nobody has
+// fetched for seven days. A tenant that is gone is no error.
 func (s *Site) SetTenantKeys(ctx context.Context, id string, keys json.RawMessage, fetched time.Time) error {
 	keys, names, err := readKeySet(keys)
 	if err != nil {
@@ -258,12 +262,19 @@ func (s *Site) SetTenantKeys(ctx context.Context, id string, keys json.RawMessag
 			return false, err
 		}
 		at := slices.IndexFunc(listed, func(t Tenant) bool { return t.ID == id })
-		if at < 0 || fetched.Before(listed[at].KeysFetched) {
+		if at < 0 {
 			return false, nil
 		}
 		t := listed[at]
+		older := fetched.Before(t.KeysFetched)
+		if older && (len(keys) > 0 || s.now().Sub(t.KeysFetched) < keysLife) {
+			return false, nil
+		}
 		changed := !bytes.Equal(t.Keys, keys)
-		t.Keys, t.KeysFetched = keys, fetched
+		t.Keys = keys
+		if !older {
+			t.KeysFetched = fetched
+		}
 		listed[at] = t
 		if size := keysSize(listed); changed && size > maxAllTenantKeys {
 			return false, catalog.Errorf(catalog.TenantInvalid, "the keys of all tenants have %d bytes with those of %s; at most %d are allowed", size, id, maxAllTenantKeys)

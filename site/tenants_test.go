@@ -213,6 +213,14 @@ func tenantKeys(t *testing.T, w *world) {
 	if got := string(w.node(t).Tenants()[0].Keys); got != one {
 		t.Errorf("another node has %s", got)
 	}
+	w.clock.set(begin.Add(3*time.Hour + 7*24*time.Hour - time.Second))
+	if wrote, _ := set("", time.Time{}); wrote != "" {
+		t.Errorf("withdrawn too early by a node that has just started: %s", wrote)
+	}
+	w.clock.advance(time.Second)
+	if wrote, moved := set("", time.Time{}); wrote != "tenant.keys" || !moved || w.tenant(t, id).Keys != nil {
+		t.Errorf("not withdrawn by a node that has just started: %q", wrote)
+	}
 	for name, keys := range map[string]string{"no JSON": "{", "a list": "[]", "a number for a name": `{"keys":[{"kid":1}]}`, "too many": `{"keys":[` + strings.Repeat(" ", 64<<10) + `]}`} {
 		refused(t, name, w.SetTenantKeys(t.Context(), id, json.RawMessage(keys), begin.Add(5*time.Hour)), catalog.TenantInvalid)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ func TestC61_NoTwinInherits(t *testing.T) {
 	folder, n := t.TempDir(), 0
 	rapid.Check(t, func(r *rapid.T) {
 		n++
-		p := &drawing{world: newWorld(t, filepath.Join(folder, fmt.Sprint(n, ".db"))), r: r, proofs: shown{}, keys: map[proof.KeyThumbprint]ccm.ClientID{}}
+		p := &drawing{world: newWorld(t, filepath.Join(folder, fmt.Sprint(n, ".db"))), r: r, proofs: shown{}, keys: map[proof.KeyThumbprint]ccm.ClientID{}, entra: map[proof.KeyThumbprint]string{}}
 		defer p.store.Close()
 		p.company(r)
 		p.tokens = []site.BulkToken{p.bulk(t, 0), p.bulk(t, 0)}
@@ -50,6 +51,7 @@ type drawing struct {
 	tokens []site.BulkToken
 	proofs shown
 	keys   map[proof.KeyThumbprint]ccm.ClientID
+	entra  map[proof.KeyThumbprint]string // the Entra device that a key has proved to be
 }
 
 func (p *drawing) setting() {
@@ -202,6 +204,12 @@ func (p *drawing) check() {
 		}
 		if d.Proved != "" && !proofs["proved="+d.Proved] {
 			p.r.Fatalf("%s has proved %s, which its key has not shown", d.ClientID, d.Proved)
+		}
+		if before := p.entra[d.Key]; before != "" && d.Proved != before {
+			p.r.Fatalf("%s was %s and is %q", d.ClientID, before, d.Proved)
+		}
+		if strings.HasPrefix(d.Proved, "entra:") {
+			p.entra[d.Key] = d.Proved
 		}
 		if d.Conflict != "" && (d.Approval.Level > proof.LevelKnown || d.Approval.Status != ccm.ApprovalNone) {
 			p.r.Fatalf("%s is held and has %+v", d.ClientID, d.Approval)

@@ -49,22 +49,24 @@ type Key struct {
 	State       string
 }
 
-// The algorithms that a token's key may have. Bulk keys are RS256 only, as documented; the others may be either, and are ES256 unless the site asks
-// for RS256 (design decision 14).
+// The algorithms that a token's key may have. Bulk keys are RS256 only, as documented;
+// the others may be either, and are ES256 unless the site asks for RS256 (design
+// decision 14).
 const (
 	AlgorithmES256 = algES256
 	AlgorithmRS256 = algRS256
 )
 
-// NewKey makes an active key for that kind, with the algorithm that is usual for it. A bulk key is RSA-2048 with a
-// certificate of its own, "SMS Token Signing Certificate", because the documented
-// token names its key by x5t (protocol.md 6.3); the others are P-256.
+// NewKey makes an active key for that kind, with the algorithm that is usual for it. A
+// bulk key is RSA-2048 with a certificate of its own, "SMS Token Signing Certificate",
+// because the documented token names its key by x5t (protocol.md 6.3); the others are
+// P-256.
 func NewKey(kind Kind, now time.Time, random io.Reader) (Key, error) {
 	p, _ := profileOf(kind)
 	return NewKeyOf(kind, p.algorithm, now, random)
 }
 
-// NewKeyOf is [NewKey] with another algorithm than the usual one, where the kind allows it.
+// NewKeyOf is [NewKey] with the given algorithm, where the kind allows it.
 func NewKeyOf(kind Kind, algorithm string, now time.Time, random io.Reader) (Key, error) {
 	key, err := newKey(kind, algorithm, now, random)
 	if err != nil {

@@ -142,11 +142,14 @@ func newConflictDecision(s *session, verb string, verdict site.ConflictState, sh
 	var why string
 	c := &cobra.Command{
 		Use: verb + " ID...", Short: short, Long: strings.TrimSpace(short + ".\n\n" + long), Example: example,
-		Args: func(c *cobra.Command, ids []string) error {
-			if strings.TrimSpace(why) == "" {
+		Args: func(_ *cobra.Command, ids []string) error {
+			switch {
+			case len(ids) == 0:
+				return usageError{fmt.Errorf("name the conflict; `postern conflict list` shows which wait")}
+			case strings.TrimSpace(why) == "":
 				return usageError{fmt.Errorf("give the reason with --why; it is kept in the trust log")}
 			}
-			return cobra.MinimumNArgs(1)(c, ids)
+			return nil
 		},
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, ids []string) error {
 			for _, id := range ids {

@@ -334,7 +334,7 @@ func (n *node) refusedLate(a answer, code catalog.Code) {
 	}
 }
 
-// TestTicketsOfOtherRealms (C65 to C68): each realm on the way has to be listed.
+// TestTicketsOfOtherRealms (C83): each realm on the way has to be listed.
 func TestTicketsOfOtherRealms(t *testing.T) {
 	t.Parallel()
 	i := newInside(t, realms.Options{Others: []realms.Other{realms.ExternalTrust(), realms.Transit()}}, role.NewSite{})
