@@ -96,19 +96,7 @@ func (f *clientFlags) tenant(s *session, agent *client.Agent, logs *logfile.Fold
 	if err != nil {
 		return nil, err
 	}
-	return tenantBroker{broker}, nil
-}
-
-// tenantBroker is an [entra.Broker] as the client knows it.
-type tenantBroker struct{ *entra.Broker }
-
-// TenantID is the tenant of the join.
-func (b tenantBroker) TenantID() string { return b.Join().TenantID }
-
-// Token gets a token.
-func (b tenantBroker) Token(ctx context.Context, want client.EntraWant) (client.EntraToken, error) {
-	got, err := b.Broker.Token(ctx, entra.Want{TenantID: want.TenantID, ClientApp: want.ClientApp, Resource: want.Resource, Authority: want.Authority, Log: want.Log})
-	return client.EntraToken{Raw: got.Raw, Kind: got.Kind, Account: got.Account, Expires: got.Expires}, err
+	return broker.ForClient(), nil
 }
 
 // machine gives the machine's credential once it is needed, and then the same one.

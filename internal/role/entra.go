@@ -13,13 +13,12 @@ import (
 
 // Entra says how a management point reaches the providers of the onboarded tenants. Which tenants there are is in the site.
 type Entra struct {
-	Roots        string   `yaml:"roots,omitempty" doc:"PEM file with the authorities of the providers' TLS; the system's when empty"`
-	Hosts        []string `yaml:"hosts,omitempty" doc:"hosts, besides the issuers' own, that may serve a tenant's keys"`
-	LoopbackHTTP bool     `yaml:"loopback_http,omitempty" doc:"lets a provider on this machine be reached without TLS; for tests"`
+	Roots string   `yaml:"roots,omitempty" doc:"PEM file with the authorities of the providers' TLS; the system's when empty"`
+	Hosts []string `yaml:"hosts,omitempty" doc:"hosts, besides the issuers' own, that may serve a tenant's keys"`
 }
 
-// writeEvery is how often the age of the keys is written, and old ones are withdrawn.
-const writeEvery = time.Hour
+// writeEvery is how often it is noted how the fetches went. The site writes only what has changed.
+const writeEvery = time.Minute
 
 // tenants keeps the keys of the onboarded tenants fresh and judges their tokens.
 type tenants struct {
@@ -36,7 +35,7 @@ func openTenants(c Config, s *site.Site, now func() time.Time, log *slog.Logger)
 		return nil, err
 	}
 	t := &tenants{site: s, now: now, log: log}
-	t.source = entra.NewSource(entra.SourceConfig{Tenants: s.Tenants, Roots: roots, Hosts: c.Entra.Hosts, LoopbackHTTP: c.Entra.LoopbackHTTP, Now: now, Log: log})
+	t.source = entra.NewSource(entra.SourceConfig{Tenants: s.Tenants, Roots: roots, Hosts: c.Entra.Hosts, LoopbackHTTP: s.Settings().LoopbackHTTP, Now: now, Log: log})
 	for _, known := range s.Onboarded() {
 		if len(known.Keys) == 0 {
 			continue
@@ -90,6 +89,7 @@ func (t *tenants) write(ctx context.Context) {
 		published[known.ID] = known.KeysFetched
 	}
 	for _, status := range t.source.Status() {
+		t.site.NoteFetch(status.Tenant, site.Fetch{At: status.Fetched, Err: status.Err})
 		// A node without keys may be the only one that cannot reach the provider: another's stay until they are old.
 		if status.Keys == 0 && t.now().Sub(published[status.Tenant]) < oldKeys {
 			continue
