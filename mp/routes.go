@@ -96,6 +96,7 @@ func routeTable() []Route {
 	routes = append(routes,
 		Route{Methods: get, Path: "/postern/state", Listeners: tls, Proofs: connector, handle: (*visit).streamState, Note: "the signed site state, as it changes"},
 		Route{Methods: []string{http.MethodPost}, Path: "/postern/state", Listeners: tls, Proofs: connector, Body: token.MaxAck, handle: (*visit).acknowledge, Note: "a gateway's signed acknowledgement"},
+		Route{Methods: []string{http.MethodPost}, Path: "/postern/renew", Listeners: tls, Proofs: connector, Body: maxJoin, handle: (*visit).renew, Note: "a connector's certificate, anew for the same key"},
 		Route{Methods: []string{http.MethodPost}, Path: "/postern/join", Listeners: tls, Proofs: []proof.Method{proof.Anonymous}, Body: maxJoin, handle: (*visit).join,
 			Note: "the proof is the one-time code in the body; rate limited"},
 	)

@@ -417,6 +417,9 @@ func TestEveryCredentialOnEveryRouteOfTheManagementPoint(t *testing.T) {
 			if relayed && row.Path == "/postern/state" && method == http.MethodGet {
 				continue // a connector may have the state, and its stream has no end
 			}
+			if relayed && row.Path == "/postern/renew" {
+				continue // a connector may renew its own certificate, which the trust log shows: internal/role
+			}
 			t.Run(method+" "+row.Path+" "+name, func(t *testing.T) {
 				w := w.on(t)
 				w.unchanged(func() {

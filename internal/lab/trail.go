@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -148,15 +149,15 @@ func (t *trail) connector(e connector.Exchange) {
 	t.keep(e.MessageID, s)
 }
 
-// stateRoute is asked by gateways and connectors themselves, so no gateway tells of it.
-const stateRoute = "/postern/state"
+// peerRoutes are asked by gateways and connectors themselves, so no gateway tells of them.
+const peerRoutes = "/postern/"
 
 func (t *trail) managementPoint(e mp.Exchange) {
 	switch {
 	case e.Proof.Method == proof.Kerberos || catalog.CodeOf(e.Err) == catalog.NegotiateRequired:
 		t.add(windowsAuthStep(e))
 		return
-	case e.Connector == "" || e.Route == stateRoute:
+	case e.Connector == "" || strings.HasPrefix(e.Route, peerRoutes):
 		return
 	}
 	what := provedText(string(e.Proof.Method), e.Proof.Scope)
