@@ -236,7 +236,7 @@ func (b *Bearer) fresh(ctx context.Context, p token.ProofClaims) error {
 func (b *Bearer) withCertificate(r *http.Request, raw string, now time.Time, accept []token.Kind) (proof.Proof, error) {
 	c, err := b.verified(raw, now, accept)
 	if !b.config.MutualTLS || err == nil && c.claims.CertificateThumbprint == "" {
-		return proof.Proof{}, b.refuseBearer(err)
+		return proof.Proof{}, b.refuseBearer(err, accept)
 	}
 	if err != nil {
 		return proof.Proof{}, err
@@ -287,9 +287,12 @@ func (b *Bearer) withCloud(r *http.Request, raw string, now time.Time) (proof.Pr
 }
 
 // refuseBearer tells a token of ours, which lacks its proof, from a foreign one.
-func (b *Bearer) refuseBearer(err error) error {
+func (b *Bearer) refuseBearer(err error, accept []token.Kind) error {
 	switch catalog.CodeOf(err) {
 	case catalog.TokenMalformed, catalog.TokenTooLarge, catalog.TokenHeader, catalog.TokenUnknownKey, catalog.TokenAlgorithm, catalog.TokenSignature:
+		if b.config.Cloud != nil && slices.Contains(accept, KindEntra) {
+			return catalog.Errorf(catalog.TokenScheme, "send a tenant's token with a proof in the header DPoP beside it, and a token of the site with the scheme DPoP")
+		}
 		return catalog.Errorf(catalog.TokenScheme, "send the token with the scheme DPoP")
 	}
 	return catalog.Errorf(catalog.TokenWithoutProof, "send the token with the scheme DPoP and a proof in the header DPoP")

@@ -47,6 +47,9 @@ type CertificatesConfig struct {
 // requests of one connection cost one chain; the time is shorter when what was said about
 // its revocation ends sooner. Other authorities, or a list that says something new, end
 // that at once. Blocked keys are asked for every time.
+//
+// A chain that does not hold is not judged anew for refusedFor either: a stranger may show
+// one that costs much, and then ask a thousand times on one connection.
 type Certificates struct {
 	config  CertificatesConfig
 	quiet   *rate.Sometimes
@@ -61,6 +64,8 @@ const (
 	goodFor    = 30 * time.Second // without a new judgement
 	doubtful   = 10 * time.Second // the same when nobody could say whether it is revoked, and the policy is prefer
 	maxGood    = 10_000           // certificates remembered
+	refusedFor = 10 * time.Second // a chain that does not hold
+	maxRefused = 1_000            // of them remembered
 	lookAgain  = 10 * time.Second // between two looks of Run at what is due
 	swapsTried = 3                // changes of the authorities that one check lives through
 )
@@ -236,7 +241,8 @@ type judge struct {
 
 	mu    sync.Mutex
 	good  map[[sha256.Size]byte]found // by what was shown
-	epoch int                         // of said: what was found before is not kept after
+	bad   map[[sha256.Size]byte]refused
+	epoch int // of said: what was found before is not kept after
 	said  []revocation.SourceStatus
 }
 
@@ -245,11 +251,16 @@ type found struct {
 	until time.Time
 }
 
+type refused struct {
+	err   error // without the certificates that it was about
+	until time.Time
+}
+
 func (c *Certificates) newJudge(authorities *token.Authorities) *judge {
 	if authorities == nil || len(authorities.Roots) == 0 {
 		return &judge{err: catalog.Errorf(catalog.GatewayCertificateRoots, "upload them with `postern authority add`")}
 	}
-	j := &judge{authorities: authorities, good: map[[sha256.Size]byte]found{}}
+	j := &judge{authorities: authorities, good: map[[sha256.Size]byte]found{}, bad: map[[sha256.Size]byte]refused{}}
 	if j.checker, j.err = c.newChecker(authorities); j.err != nil {
 		c.config.Log.Error("the company's authorities cannot be used", "code", catalog.CodeOf(j.err), "cause", j.err)
 		return j
@@ -314,8 +325,14 @@ func (j *judge) check(ctx context.Context, chain []*x509.Certificate, c *Certifi
 	if ok {
 		return p, nil
 	}
+	if err := j.refusedBefore(sum, now); err != nil {
+		return proof.Proof{}, err
+	}
 	verdict, err := j.checker.Check(ctx, chain, revocation.ForClient())
 	if err != nil {
+		if len(verdict.Chain) == 0 {
+			j.refuse(sum, refused{catalog.Errorf(verdict.Code, "%s", verdict.Sentence), now.Add(refusedFor)})
+		}
 		return proof.Proof{}, err
 	}
 	leaf := chain[0]
@@ -372,6 +389,24 @@ func (j *judge) remembered(sum [sha256.Size]byte, now time.Time) (p proof.Proof,
 	defer j.mu.Unlock()
 	f, ok := j.good[sum]
 	return f.proof, j.epoch, ok && now.Before(f.until)
+}
+
+func (j *judge) refusedBefore(sum [sha256.Size]byte, now time.Time) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if r, ok := j.bad[sum]; ok && now.Before(r.until) && !now.Before(r.until.Add(-refusedFor)) {
+		return r.err
+	}
+	return nil
+}
+
+func (j *judge) refuse(sum [sha256.Size]byte, r refused) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.bad) >= maxRefused {
+		clear(j.bad)
+	}
+	j.bad[sum] = r
 }
 
 // remember keeps what was found good, unless a list has said something new meanwhile.

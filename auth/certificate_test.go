@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -469,4 +470,40 @@ func TestPossession(t *testing.T) {
 	}
 	blocked.blocked[thumbprint] = true
 	wantCode(t, ask(sign(key, "GET", address, "", at)), catalog.KeyBlocked)
+}
+
+// A chain that does not hold costs its judgement once, however often it is shown; when
+// other authorities are uploaded, under which it may hold, it is judged at once.
+func TestAChainThatDoesNotHoldIsJudgedOnce(t *testing.T) {
+	c := newCompany(t, "off")
+	stranger, err := authority.NewRoot("Other Root", c.now())
+	c.must(err)
+	issued, err := stranger.Client("wk1.corp.example")
+	c.must(err)
+	chain := issued.Chain()
+	refused := func(when string) (until time.Time) {
+		t.Helper()
+		if err := c.check(chain); catalog.CodeOf(err) != catalog.CertificateIssuerMissing {
+			t.Errorf("%s: got %v", when, err)
+		}
+		return c.judge.current.bad[sumOf(chain)].until
+	}
+	first := refused("at first")
+	c.advance(refusedFor / 2)
+	if again := refused("soon after"); first.IsZero() || !again.Equal(first) {
+		t.Error("it was judged again")
+	}
+	c.advance(refusedFor)
+	if again := refused("later"); again.Equal(first) {
+		t.Error("it is refused for ever without a judgement")
+	}
+	c.upload(func(a *token.Authorities) { a.Roots = append(slices.Clone(a.Roots), stranger.Certificate.Raw) })
+	c.must(c.check(chain))
+
+	for i := range maxRefused + 2 {
+		c.check([]*x509.Certificate{{Raw: []byte{byte(i), byte(i >> 8)}}})
+	}
+	if got := len(c.judge.current.bad); got > maxRefused {
+		t.Errorf("%d chains are remembered, the limit is %d", got, maxRefused)
+	}
 }

@@ -132,7 +132,7 @@ func makeTokens(b *testing.B, keys *keytab.Keytab, kind int32, withPAC, mutual b
 	ticket, session := makeTicket(b, keys, kind, withPAC, now.Truncate(time.Second))
 	tokens := make([]string, count)
 	for i := range tokens {
-		tokens[i] = makeToken(b, ticket, session, now.Add(time.Duration(i)*time.Microsecond), mutual)
+		tokens[i] = makeToken(b, ticket, session, ticketClient, now.Add(time.Duration(i)*time.Microsecond), mutual)
 	}
 	return tokens
 }
@@ -214,12 +214,12 @@ func makePAC(b *testing.B, key types.EncryptionKey, now time.Time) []byte {
 	return pac
 }
 
-func makeToken(b *testing.B, ticket messages.Ticket, session types.EncryptionKey, at time.Time, mutual bool) string {
+func makeToken(b *testing.B, ticket messages.Ticket, session types.EncryptionKey, account string, at time.Time, mutual bool) string {
 	b.Helper()
 	checksum := make([]byte, 24)
 	checksum[0], checksum[20] = 16, gssapi.ContextFlagInteg
 	a := types.Authenticator{
-		AVNO: 5, CRealm: ticketRealm, CName: types.NewPrincipalName(1, ticketClient), Cksum: types.Checksum{CksumType: 0x8003, Checksum: checksum},
+		AVNO: 5, CRealm: ticketRealm, CName: types.NewPrincipalName(1, account), Cksum: types.Checksum{CksumType: 0x8003, Checksum: checksum},
 		CTime: at.Truncate(time.Second), Cusec: at.Nanosecond() / 1000, SeqNumber: 1,
 	}
 	request, err := messages.NewAPReq(ticket, session, a)

@@ -137,6 +137,7 @@ func readArea(fsys fs.FS, name string) Area {
 
 // ranges are the codes that each area owns, first and last.
 var ranges = map[string][2]Code{
+	"explain":      {"P000", "P009"},
 	"wire":         {"P100", "P149"},
 	"message":      {"P150", "P199"},
 	"token":        {"P200", "P299"},

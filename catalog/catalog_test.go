@@ -35,7 +35,7 @@ func TestLookup(t *testing.T) {
 	if !ok || entry.Name != "InternalError" || entry.Status != 500 {
 		t.Errorf("got %+v, %v", entry, ok)
 	}
-	if entry, ok := Lookup("P000"); ok {
+	if entry, ok := Lookup("P999"); ok {
 		t.Errorf("got %+v for a code that does not exist", entry)
 	}
 	all := All()
@@ -128,7 +128,7 @@ func TestErrorsWithoutACodeSayNothing(t *testing.T) {
 	internal, _ := Lookup(InternalError)
 	for name, err := range map[string]error{
 		"plain error":  errors.New("open /var/lib/secret"),
-		"unknown code": Errorf("P000", "secret"),
+		"unknown code": Errorf("P999", "secret"),
 	} {
 		if got := Public(err); strings.Contains(got, "secret") || !strings.HasPrefix(got, "P750: "+internal.Title) {
 			t.Errorf("%s: got %s", name, got)
@@ -146,7 +146,7 @@ func TestErrorText(t *testing.T) {
 	}{
 		{Errorf(NotFound, "no device %s", "X"), "P759: no device X"},
 		{&Error{Code: NotFound}, "P759: What was asked for does not exist"},
-		{&Error{Code: "P000"}, "P000: unknown code"},
+		{&Error{Code: "P999"}, "P999: unknown code"},
 		{Wrap(NotFound, errors.New("cause"), ""), "P759: cause"},
 	}
 	for _, test := range tests {

@@ -42,4 +42,6 @@ const (
 	ConnectorCertificateMissing Code = "P467"
 	// ConnectorNoClientCertificate: No certificate of this machine fits for the management point.
 	ConnectorNoClientCertificate Code = "P468"
+	// BackendRefusedConnector: The management point refuses the connector's TLS connection.
+	BackendRefusedConnector Code = "P469"
 )

@@ -48,4 +48,6 @@ const (
 	GatewayLogRefused Code = "P370"
 	// NegotiateMalformed: The Negotiate header holds no token.
 	NegotiateMalformed Code = "P371"
+	// MessagesBusy: The management point has no room to unpack another message.
+	MessagesBusy Code = "P372"
 )

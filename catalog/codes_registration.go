@@ -56,4 +56,6 @@ const (
 	ActNotConfirmed Code = "P325"
 	// EntraOtherDevice: The key belongs to another Entra device.
 	EntraOtherDevice Code = "P326"
+	// TwinIdentity: Another device has proved the same identity.
+	TwinIdentity Code = "P327"
 )

@@ -50,16 +50,86 @@ const (
 	SymptomNoPrivateKeyCertificate Code = "E022"
 	// SymptomConnectorForbidden: The management point refuses the connector without asking for a certificate.
 	SymptomConnectorForbidden Code = "E023"
+	// SymptomConnectorRevocationUnknown: The connection point cannot learn whether a certificate of its own chain is revoked.
+	SymptomConnectorRevocationUnknown Code = "E024"
 	// SymptomAccessClientCertificateMissing: The management point wanted a client certificate and none came.
 	SymptomAccessClientCertificateMissing Code = "E025"
 	// SymptomAccessHTTPSRequired: A request came over plain HTTP where HTTPS is required.
 	SymptomAccessHTTPSRequired Code = "E026"
+	// SymptomCertificateMappingDenied: The web server denies or knows as revoked the certificate that was shown.
+	SymptomCertificateMappingDenied Code = "E027"
+	// SymptomCertificateUntrusted: The web server does not trust the certificate that was shown.
+	SymptomCertificateUntrusted Code = "E028"
+	// SymptomCertificateOutOfDate: The certificate that was shown to the web server is not valid at this time.
+	SymptomCertificateOutOfDate Code = "E029"
 	// SymptomGatewayInvalidToken: The gateway refused the token of the client.
 	SymptomGatewayInvalidToken Code = "E033"
 	// SymptomConnectorUnauthorized: The token service behind the gateway did not accept the request.
 	SymptomConnectorUnauthorized Code = "E034"
+	// SymptomNothingToAuthenticateWith: The client got no token and has no certificate to fall back on.
+	SymptomNothingToAuthenticateWith Code = "E035"
+	// SymptomDownloadUnauthenticated: The client may not download because nothing proves who it is.
+	SymptomDownloadUnauthenticated Code = "E036"
+	// SymptomRootNotInTrustList: A client's certificate comes from a root that the site does not list.
+	SymptomRootNotInTrustList Code = "E038"
+	// SymptomTLSFailed: The client does not accept the gateway's certificate.
+	SymptomTLSFailed Code = "E039"
+	// SymptomRevocationCheckFailed: The client cannot read the revocation list of the gateway's certificate.
+	SymptomRevocationCheckFailed Code = "E040"
+	// SymptomServerCertificateInvalid: The gateway's certificate is malformed or unfit.
+	SymptomServerCertificateInvalid Code = "E041"
+	// SymptomServerCertificateRevoked: The gateway's certificate is revoked.
+	SymptomServerCertificateRevoked Code = "E042"
+	// SymptomServerRootUntrusted: The client does not trust the root of the gateway's certificate.
+	SymptomServerRootUntrusted Code = "E043"
+	// SymptomServerNameMismatch: The gateway's certificate is for another name.
+	SymptomServerNameMismatch Code = "E044"
+	// SymptomServerCertificateDate: The gateway's certificate is not valid at the client's time.
+	SymptomServerCertificateDate Code = "E045"
+	// SymptomServerCertificateUse: The gateway's certificate is not meant for servers.
+	SymptomServerCertificateUse Code = "E046"
+	// SymptomTLSChannel: Client and gateway found no common way to speak TLS.
+	SymptomTLSChannel Code = "E047"
+	// SymptomFlagsDisagree: A flag was logged that the number before it does not contain.
+	SymptomFlagsDisagree Code = "E048"
+	// SymptomGatewayNameNotResolved: The client cannot resolve the name of the gateway.
+	SymptomGatewayNameNotResolved Code = "E049"
+	// SymptomCannotConnect: The client cannot open a connection.
+	SymptomCannotConnect Code = "E050"
+	// SymptomConnectionLost: The client's connections end without an answer.
+	SymptomConnectionLost Code = "E051"
+	// SymptomClientCertificateUnusable: The client has no certificate that it can show, or may not use its key.
+	SymptomClientCertificateUnusable Code = "E052"
+	// SymptomInvalidAnswer: What answered the client does not speak HTTP as it should.
+	SymptomInvalidAnswer Code = "E054"
 	// SymptomTokenLifetimeOver: The token service met a token whose lifetime is over.
 	SymptomTokenLifetimeOver Code = "E061"
+	// SymptomDeviceTokenNotObtained: The device could not get an Entra token of its own.
+	SymptomDeviceTokenNotObtained Code = "E062"
+	// SymptomNoEntraToken: Neither the device nor a user got an Entra token.
+	SymptomNoEntraToken Code = "E063"
+	// SymptomNotJoined: The device is not joined to Entra: it has no workplace join certificate.
+	SymptomNotJoined Code = "E064"
+	// SymptomTenantNotOnboarded: The gateway gives nothing for the tenant of the device.
+	SymptomTenantNotOnboarded Code = "E065"
+	// SymptomNoDeviceManagement: The client found no device management enrolment, which is harmless.
+	SymptomNoDeviceManagement Code = "E066"
+	// SymptomEntraResourceUnknown: The tenant does not know the application that the client asks a token for.
+	SymptomEntraResourceUnknown Code = "E067"
+	// SymptomEntraSecretExpired: The secret of an application has expired.
+	SymptomEntraSecretExpired Code = "E068"
+	// SymptomEntraTenantUnknown: The tenant that was named does not exist.
+	SymptomEntraTenantUnknown Code = "E069"
+	// SymptomEntraInteraction: The tenant asks for a second factor where nobody can give one.
+	SymptomEntraInteraction Code = "E070"
+	// SymptomUserUnknown: The site does not know the user whose token the device brought.
+	SymptomUserUnknown Code = "E072"
+	// SymptomTokenAudienceUnknown: The management point has no rule for the issuer or audience of the token.
+	SymptomTokenAudienceUnknown Code = "E073"
+	// SymptomTokenLibraryMismatch: The token service of the management point cannot load its token library.
+	SymptomTokenLibraryMismatch Code = "E074"
+	// SymptomConnectorInternalServerError: Something inside the management point failed, and the connection point passes on its 500.
+	SymptomConnectorInternalServerError Code = "E075"
 	// SymptomTokenBlocked: A registration token that is still in date was refused.
 	SymptomTokenBlocked Code = "E079"
 	// SymptomAllTokensRejected: All tokens that were handed out are refused at once.
@@ -74,14 +144,36 @@ const (
 	SymptomRegistrationReset Code = "E090"
 	// SymptomRegistrationRejected: The site rejected the registration.
 	SymptomRegistrationRejected Code = "E091"
+	// SymptomStateNotSaved: The device is registered but cannot save that it is.
+	SymptomStateNotSaved Code = "E092"
 	// SymptomRegistrationQueue: Registration records pile up in the inbox.
 	SymptomRegistrationQueue Code = "E094"
 	// SymptomWeakSignature: A client signs with a weaker algorithm than the site asks for.
 	SymptomWeakSignature Code = "E095"
+	// SymptomClientCertificateExpired: The certificate of a client has expired.
+	SymptomClientCertificateExpired Code = "E096"
 	// SymptomCertificateRevoked: The certificate of a client is revoked.
 	SymptomCertificateRevoked Code = "E097"
 	// SymptomDeviceBlocked: A device is cut off because an administrator blocked it.
 	SymptomDeviceBlocked Code = "E098"
+	// SymptomPostFailed500: The management point's web server fails before the request reaches its application.
+	SymptomPostFailed500 Code = "E106"
+	// SymptomDatabaseLogin: The management point cannot log on to the site's database.
+	SymptomDatabaseLogin Code = "E108"
+	// SymptomInboxSource: Files of the management point cannot be moved to the site.
+	SymptomInboxSource Code = "E113"
+	// SymptomConnectorCannotReachGateway: The connection point cannot reach the gateway.
+	SymptomConnectorCannotReachGateway Code = "E117"
+	// SymptomRoleCertificateMissing: The connection point has no role certificate yet.
+	SymptomRoleCertificateMissing Code = "E118"
 	// SymptomBackendDown: The connector cannot reach the management point.
 	SymptomBackendDown Code = "E121"
+	// SymptomProviderNotRegistered: The subscription is not registered for a resource provider.
+	SymptomProviderNotRegistered Code = "E123"
+	// SymptomProvisionFailed: The cloud service could not be provisioned.
+	SymptomProvisionFailed Code = "E124"
+	// SymptomVaultNameTaken: The name of the key vault is in use.
+	SymptomVaultNameTaken Code = "E127"
+	// SymptomAnalyzerNameResolution: The site server cannot resolve the name of the gateway.
+	SymptomAnalyzerNameResolution Code = "E143"
 )

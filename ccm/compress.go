@@ -13,9 +13,9 @@ import (
 	"postern/catalog"
 )
 
-// ratioFloor is how much may be unpacked before the ratio counts: small messages of
-// many zeros are honest.
-const ratioFloor = 64 << 10
+// RatioFloor is how many bytes may be unpacked before [Limits.Ratio] counts: small
+// messages of many zeros are honest.
+const RatioFloor = 64 << 10
 
 // inflate unpacks one zlib stream (RFC 1950) as far as the limits allow; what follows
 // the stream is ignored. Memory grows with what comes out, not with what was promised,
@@ -27,14 +27,14 @@ func inflate(packed []byte, lim Limits) ([]byte, error) {
 	if err != nil {
 		return nil, catalog.Wrap(catalog.InflateMalformed, err, "not a zlib stream")
 	}
-	content := make([]byte, 0, min(4*len(packed)+512, ratioFloor))
+	content := make([]byte, 0, min(4*len(packed)+512, RatioFloor))
 	for {
 		if len(content) == cap(content) {
 			content = slices.Grow(content, len(content)/2)
 		}
 		n, err := reader.Read(content[len(content):cap(content)])
 		content = content[:len(content)+n]
-		budget := min(lim.Inflated, max(ratioFloor, int64(lim.Ratio)*int64(len(packed)-source.Len())))
+		budget := min(lim.Inflated, max(RatioFloor, int64(lim.Ratio)*int64(len(packed)-source.Len())))
 		switch {
 		case int64(len(content)) > budget:
 			return nil, catalog.Errorf(catalog.InflateBudget, "%d of %d bytes unpack to more than %d", len(packed)-source.Len(), len(packed), budget)
@@ -89,9 +89,9 @@ func cleanPiece(packed, rest []byte) ([]byte, int) {
 	for size := 32 << 10; size >= 64; size /= 2 {
 		n := min(size, len(rest))
 		for _, level := range []int{flate.DefaultCompression, flate.BestSpeed, flate.HuffmanOnly, flate.NoCompression} {
-			longer := deflateBlocks(slices.Clip(packed), rest[:n], level)
-			if clean(longer[max(0, len(packed)-1):]) {
-				return longer, n
+			piece := deflateBlocks(nil, rest[:n], level)
+			if clean(piece) && !(bytes.HasSuffix(packed, []byte("\r")) && bytes.HasPrefix(piece, []byte("\n"))) {
+				return append(packed, piece...), n
 			}
 		}
 	}

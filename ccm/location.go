@@ -1,6 +1,7 @@
 package ccm
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -98,7 +99,7 @@ func ParseLocationRequest(text string) (LocationRequest, error) {
 		Package:     parsePackage(root.Child("Package")),
 		Content:     parsePackage(root.Child("Content")),
 	}
-	site := orDefault(root.Child("SiteCode").Attr("Name"), root.Child("AssignedSite").Attr("SiteCode"))
+	site := cmp.Or(root.Child("SiteCode").Attr("Name"), root.Child("AssignedSite").Attr("SiteCode"))
 	if request.SiteCode, err = optionalSiteCode(site); err != nil {
 		return LocationRequest{}, catalog.Wrap(catalog.LocationRequestMalformed, err, "%s: the site code is not one", root.Name)
 	}
@@ -346,8 +347,8 @@ type MPSite struct {
 func (s MPSite) xml() string {
 	return tag("MPSite", optional(
 		"SiteCode", string(s.SiteCode),
-		"MasterSiteCode", orDefault(string(s.MasterSite), string(s.SiteCode)),
-		"SiteLocality", orDefault(s.SiteLocality, "LOCAL"),
+		"MasterSiteCode", cmp.Or(string(s.MasterSite), string(s.SiteCode)),
+		"SiteLocality", cmp.Or(s.SiteLocality, "LOCAL"),
 		"IISPreferedPort", port(s.HTTPPort),
 		"IISSSLPreferedPort", port(s.HTTPSPort)))
 }
@@ -436,8 +437,8 @@ func (r ContentRecord) xml() string {
 		textTag("Version", r.Version),
 		capabilitiesXML(r.Capabilities),
 		textTag("ServerRemoteName", r.ServerName),
-		textTag("DPType", orDefault(r.DPType, "SERVER")),
-		textTag("Locality", orDefault(r.Locality, "LOCAL")))
+		textTag("DPType", cmp.Or(r.DPType, "SERVER")),
+		textTag("Locality", cmp.Or(r.Locality, "LOCAL")))
 }
 
 // ParseContentLocationReply reads a ContentLocationReply.

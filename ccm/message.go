@@ -1,6 +1,7 @@
 package ccm
 
 import (
+	"bytes"
 	"crypto/rsa"
 	"io"
 	"strings"
@@ -16,7 +17,7 @@ type Limits struct {
 	Depth      int   // levels of XML
 	Elements   int   // elements of one document
 	Attributes int   // attributes of one element
-	Text       int64 // bytes of character data and attributes of one document
+	Text       int64 // bytes of character data, attributes and comments of one document
 }
 
 // DefaultLimits returns the limits for messages of devices: the largest inventories
@@ -48,7 +49,9 @@ type Message struct {
 // byte order mark, an odd tail, and a Body/@Length that is wrong: then the end of the
 // body's XML counts. It refuses what no client sends: more or fewer than two parts, a
 // Msg with an element twice, a SourceID that is no GUID, hooks it cannot undo, bombs.
-// Nothing is verified; see [Message.Verify]. Errors have codes of the wire.
+// Nothing is verified; see [Message.Verify]. Errors have codes of the wire. When nothing
+// but the payload is wrong the message comes with the error, without a Body, so that the
+// sender can be answered as it waits for it.
 func ReadMessage(contentType string, body io.Reader, lim Limits) (*Message, error) {
 	lim = lim.withDefaults()
 	parts, err := readParts(contentType, body, lim)
@@ -94,10 +97,14 @@ func newMessage(header Header, payload []byte, compressed bool, lim Limits) (*Me
 	if compressed {
 		var err error
 		if content, err = inflate(payload, lim); err != nil {
-			return nil, err
+			return &Message{Header: header, Payload: payload}, err
 		}
 	}
-	return &Message{Header: header, Payload: payload, Body: findBody(content, header, lim)}, nil
+	body := findBody(content, header, lim)
+	if compressed && cap(content)/2 > len(body) {
+		body = bytes.Clone(body) // what is kept of a message is its body, not all that came with it
+	}
+	return &Message{Header: header, Payload: payload, Body: body}, nil
 }
 
 // findBody returns the body inside the unpacked payload: the range that the header
@@ -112,13 +119,14 @@ func findBody(content []byte, h Header, lim Limits) []byte {
 	if h.BodyLength > 0 && h.BodyLength <= int64(len(from)) {
 		ranged = from[:h.BodyLength]
 	}
-	if wholeBody(ranged, lim) {
-		return ranged
+	whole, err := wholeBody(ranged, lim)
+	if whole || catalog.CodeOf(err) == catalog.XMLBudget {
+		return ranged // whoever parses it says what is wrong
 	}
 	text := decodeUTF16(from)
 	end, err := xmlEnd(text, lim)
 	if err != nil {
-		return ranged // whoever parses it says what is wrong
+		return ranged
 	}
 	n := len(from) - len(trimByteOrderMark(from)) + 2*utf16Units(text[:end])
 	if n+2 <= len(from) && from[n] == 0 && from[n+1] == 0 {
@@ -128,13 +136,13 @@ func findBody(content []byte, h Header, lim Limits) []byte {
 }
 
 // wholeBody reports whether b is one XML document with nothing left out, or no XML.
-func wholeBody(b []byte, lim Limits) bool {
+func wholeBody(b []byte, lim Limits) (bool, error) {
 	text := trimText(decodeUTF16(b))
 	if !strings.HasPrefix(strings.TrimLeft(text, " \t\r\n"), "<") {
-		return true
+		return true, nil
 	}
 	end, err := xmlEnd(text, lim)
-	return err == nil && end == len(text)
+	return err == nil && end == len(text), err
 }
 
 func trimByteOrderMark(b []byte) []byte {

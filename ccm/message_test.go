@@ -116,11 +116,11 @@ func TestAttachmentsAreRangesOfThePayload(t *testing.T) {
 func TestBodyIsFoundWhateverTheHeaderSays(t *testing.T) {
 	const body = "<Body><a/></Body>"
 	z := encodeUTF16Z(body)
-	n := len(z)
+	n := int64(len(z))
 	tests := []struct {
 		name           string
 		payload        []byte
-		offset, length int
+		offset, length int64
 	}{
 		{"right", append(z[:n:n], '\r', '\n'), 0, n},
 		{"without the NUL", z, 0, n - 2},
@@ -289,8 +289,8 @@ func TestInflateHasABudget(t *testing.T) {
 		lim    Limits
 		want   catalog.Code
 	}{
-		{"many zeros below the floor", bomb(ratioFloor), Limits{}, ""},
-		{"many zeros above it", bomb(ratioFloor + 1), Limits{}, catalog.InflateBudget},
+		{"many zeros below the floor", bomb(RatioFloor), Limits{}, ""},
+		{"many zeros above it", bomb(RatioFloor + 1), Limits{}, catalog.InflateBudget},
 		{"a bomb", bomb(50 << 20), Limits{}, catalog.InflateBudget},
 		{"above the limit in bytes", bomb(2000), Limits{Inflated: 1999}, catalog.InflateBudget},
 		{"no stream", []byte("hello"), Limits{}, catalog.InflateMalformed},
@@ -435,6 +435,17 @@ func TestEncodeReplySatisfiesStrictClients(t *testing.T) {
 				t.Errorf("decoded %+v, %v", reply, err)
 			}
 		})
+	}
+}
+
+func TestCleanPieceCopiesNothingOfWhatIsThere(t *testing.T) {
+	packed := make([]byte, 1000, 100_000)
+	longer, n := cleanPiece(packed, []byte("piece"))
+	if n != 5 || &longer[0] != &packed[0] {
+		t.Errorf("%d of 5 bytes taken; the stream so far was copied", n)
+	}
+	if longer, _ := cleanPiece([]byte{0x78, '\r'}, []byte("piece")); !clean(longer) {
+		t.Errorf("a line end where two pieces meet: %x", longer)
 	}
 }
 

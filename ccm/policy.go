@@ -1,6 +1,7 @@
 package ccm
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"net/url"
@@ -92,10 +93,10 @@ func acknowledges(root *element) bool {
 // BuildAssignmentsRequest returns the body of a request for policy assignments, in the form of protocol.md 4.1.
 func BuildAssignmentsRequest(r AssignmentsRequest) string {
 	return tag("RequestAssignments",
-		[]string{"SchemaVersion", "1.00", "ACK", strconv.FormatBool(r.Ack), "RequestType", orDefault(r.RequestType, AssignmentsAlways)},
+		[]string{"SchemaVersion", "1.00", "ACK", strconv.FormatBool(r.Ack), "RequestType", cmp.Or(r.RequestType, AssignmentsAlways)},
 		identification(r.ClientID, r.FQDN, r.NetBIOSName),
 		textTag("PolicySource", r.PolicySource),
-		tag("Resource", []string{"ResourceType", orDefault(r.ResourceType, "Machine")}),
+		tag("Resource", []string{"ResourceType", cmp.Or(r.ResourceType, "Machine")}),
 		textTag("ServerCookie", r.ServerCookie))
 }
 
@@ -103,13 +104,6 @@ func identification(id ClientID, fqdn, netBIOSName string) string {
 	return tag("Identification", nil,
 		tag("Machine", nil, textTag("ClientID", string(id)), textTag("FQDN", fqdn), textTag("NetBIOSName", netBIOSName), tag("SID", nil)),
 		tag("User", nil))
-}
-
-func orDefault(value, fallback string) string {
-	if value == "" {
-		return fallback
-	}
-	return value
 }
 
 // PolicyAssignment assigns one policy to a device (protocol.md 4.2).
@@ -140,23 +134,23 @@ type AssignmentsReply struct {
 // before the location, PolicyLocation the first child of Policy and its text a CDATA section (protocol.md 4.2, 12).
 func (r AssignmentsReply) XML() string {
 	return tag("ReplyAssignments",
-		[]string{"SchemaVersion", "1.00", "ReplyType", orDefault(r.ReplyType, "Full")},
+		[]string{"SchemaVersion", "1.00", "ReplyType", cmp.Or(r.ReplyType, "Full")},
 		identification(r.ClientID, r.FQDN, r.NetBIOSName),
 		textTag("PolicySource", "SMS:"+string(r.SiteCode)),
-		tag("Resource", []string{"ResourceType", orDefault(r.ResourceType, "Machine")}),
+		tag("Resource", []string{"ResourceType", cmp.Or(r.ResourceType, "Machine")}),
 		textTag("ServerCookie", r.ServerCookie),
 		each(r.Assignments, PolicyAssignment.xml))
 }
 
 func (a PolicyAssignment) xml() string {
-	location := orDefault(a.Location, PolicyLocation(a.PolicyID, a.Version))
+	location := cmp.Or(a.Location, PolicyLocation(a.PolicyID, a.Version))
 	location = strings.ReplaceAll(location, "]", "%5D") // clients read up to the first bracket
 	return tag("PolicyAssignment", []string{"PolicyAssignmentID", a.ID},
 		tag("Condition", nil),
 		tag("Policy", []string{
 			"PolicyID", a.PolicyID,
-			"PolicyVersion", orDefault(a.Version, "1.00"),
-			"PolicyType", orDefault(a.Type, "Machine"),
+			"PolicyVersion", cmp.Or(a.Version, "1.00"),
+			"PolicyType", cmp.Or(a.Type, "Machine"),
 			"PolicyCategory", a.Category,
 			"PolicyFlags", strconv.FormatUint(uint64(a.Flags), 10),
 			"PolicyPriority", "25",
@@ -191,7 +185,7 @@ func ParseAssignmentsReply(text string) (AssignmentsReply, error) {
 
 func parseAssignment(node *element) (PolicyAssignment, error) {
 	policy := node.Child("Policy")
-	flags, err := strconv.ParseUint(orDefault(policy.Attr("PolicyFlags"), "0"), 10, 32)
+	flags, err := strconv.ParseUint(cmp.Or(policy.Attr("PolicyFlags"), "0"), 10, 32)
 	if err != nil {
 		return PolicyAssignment{}, fmt.Errorf("read PolicyFlags: %w", err)
 	}
@@ -222,7 +216,7 @@ func ValidPolicyID(id string) bool { return policyIDForm.MatchString(id) }
 // PolicyLocation returns where the body of a policy is: "http://<mp>/SMS_MP/.sms_pol?{id}.1_00". Clients replace the
 // literal <mp> (protocol.md 4.2). An empty version is 1.00.
 func PolicyLocation(id, version string) string {
-	return "http://<mp>/SMS_MP/.sms_pol?" + id + "." + strings.ReplaceAll(orDefault(version, "1.00"), ".", "_")
+	return "http://<mp>/SMS_MP/.sms_pol?" + id + "." + strings.ReplaceAll(cmp.Or(version, "1.00"), ".", "_")
 }
 
 // ParsePolicyQuery reads the query of a .sms_pol request, "{id}.1_00", percent-encoded or not, and returns the id as sent

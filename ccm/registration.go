@@ -1,10 +1,12 @@
 package ccm
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/rsa"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -140,10 +142,10 @@ func (r *RegistrationRequest) readData(data *element) error {
 	r.Type = data.Attr("RequestType")
 	r.HashAlgorithm, r.TimeStamp = data.Attr("HashAlgorithm"), data.Attr("TimeStamp")
 	if err := r.readIdentity(data); err != nil {
-		return catalog.Wrap(catalog.RegistrationMalformed, err, "registration: %s", err)
+		return catalog.Wrap(catalog.RegistrationMalformed, err, "registration: an attribute or property is wrong")
 	}
 	if err := r.readCertificates(data.Child("Certificates")); err != nil {
-		return catalog.Wrap(catalog.RegistrationCertificate, err, "registration: %s", err)
+		return catalog.Wrap(catalog.RegistrationCertificate, err, "registration: a certificate cannot be read")
 	}
 	if r.Type == RegistrationTypeRegistration && r.Signing == nil {
 		return catalog.Errorf(catalog.RegistrationCertificate, "registration: the Signing certificate is missing")
@@ -167,7 +169,7 @@ func (r *RegistrationRequest) readIdentity(data *element) error {
 		return errors.New("the confirmation has no SMSID")
 	}
 	agent := data.Child("AgentInformation")
-	agentType, err := strconv.Atoi(orDefault(agent.Attr("AgentType"), "0"))
+	agentType, err := strconv.Atoi(cmp.Or(agent.Attr("AgentType"), "0"))
 	if err != nil {
 		return errors.New("AgentType is not a number")
 	}
@@ -215,7 +217,7 @@ func (r *RegistrationRequest) readCertificates(node *element) error {
 	if r.Encryption, err = parseCertificateHex(node, "Encryption"); err != nil {
 		return err
 	}
-	r.KeyType, err = strconv.Atoi(orDefault(node.Child("Signing").Attr("KeyType"), "0"))
+	r.KeyType, err = strconv.Atoi(cmp.Or(node.Child("Signing").Attr("KeyType"), "0"))
 	if err != nil {
 		return errors.New("KeyType is not a number")
 	}
@@ -288,7 +290,7 @@ func (r *RegistrationRequest) VerifyHint(key *rsa.PublicKey) error {
 	if len(r.Hint) == 0 || key == nil {
 		return catalog.Errorf(catalog.RegistrationHintInvalid, "there is no hint or no key to check it with")
 	}
-	if err := verifySignedText(key, orDefault(r.HashAlgorithm, hashSHA256WithRSA), r.Hint, string(r.HintClientID)); err != nil {
+	if err := verifySignedText(key, cmp.Or(r.HashAlgorithm, hashSHA256WithRSA), r.Hint, string(r.HintClientID)); err != nil {
 		return catalog.Wrap(catalog.RegistrationHintInvalid, err, "the hint is not a signature over %s", r.HintClientID)
 	}
 	return nil
@@ -346,19 +348,10 @@ func (r RegistrationRequest) propertiesXML() string {
 			delete(rest, propertyKey(name))
 		}
 	}
-	for _, name := range sortedKeys(rest) {
+	for _, name := range slices.Sorted(maps.Keys(rest)) {
 		list.WriteString(tag("Property", []string{"Name", name, "Value", rest[name]}))
 	}
 	return tag("DiscoveryProperties", nil, list.String())
-}
-
-func sortedKeys(m map[string]string) []string {
-	keys := make([]string, 0, len(m))
-	for key := range m {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 func (r RegistrationRequest) hintXML() string {
@@ -390,7 +383,7 @@ type RegistrationResponse struct {
 // there for the statuses done and pending only (protocol.md 3.4).
 func (r RegistrationResponse) XML() string {
 	attributes := []string{
-		"ResponseType", orDefault(r.Type, RegistrationTypeRegistration),
+		"ResponseType", cmp.Or(r.Type, RegistrationTypeRegistration),
 		"TimeStamp", r.TimeStamp.UTC().Format(wireTime),
 		"Status", strconv.Itoa(r.Status),
 	}
@@ -419,7 +412,7 @@ func parseRegistrationResponse(text string) (RegistrationResponse, error) {
 	if err != nil || status < RegistrationDone || status > RegistrationCertificateReset {
 		return RegistrationResponse{}, fmt.Errorf("status %q is unknown", root.Attr("Status"))
 	}
-	approval, err := strconv.Atoi(orDefault(root.Attr("ApprovalStatus"), "-1"))
+	approval, err := strconv.Atoi(cmp.Or(root.Attr("ApprovalStatus"), "-1"))
 	if err != nil {
 		return RegistrationResponse{}, fmt.Errorf("read ApprovalStatus: %w", err)
 	}

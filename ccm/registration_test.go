@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/rsa"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -240,6 +241,10 @@ func TestParseRegistrationRefuses(t *testing.T) {
 			_, err := ParseRegistration(utf16Message(test.text))
 			if got := catalog.CodeOf(err); got != test.want {
 				t.Errorf("got %v (code %q), want %q", err, got, test.want)
+			}
+			said, _ := errors.AsType[*catalog.Error](err)
+			if said != nil && said.Err != nil && strings.Contains(said.Detail, said.Err.Error()) {
+				t.Errorf("the detail for people repeats the cause: %s", said.Detail)
 			}
 		})
 	}

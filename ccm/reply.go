@@ -1,6 +1,7 @@
 package ccm
 
 import (
+	"cmp"
 	cryptorand "crypto/rand"
 	"crypto/rsa"
 	"fmt"
@@ -105,10 +106,10 @@ func decodeSinglePart(part []byte) (*Message, error) {
 // answering fills what a reply takes from its request.
 func (h Header) answering(request Header) Header {
 	h.Compressed = !strings.EqualFold(request.ReplyCompression, "none")
-	h.CorrelationID = orElse(h.CorrelationID, request.ID)
-	h.TargetAddress = orElse(h.TargetAddress, request.ReplyTo)
-	h.TargetEndpoint = orElse(h.TargetEndpoint, request.ReplyTo[strings.LastIndexByte(request.ReplyTo, ':')+1:])
-	h.TargetHost = orElse(h.TargetHost, request.SourceHost)
+	h.CorrelationID = cmp.Or(h.CorrelationID, request.ID)
+	h.TargetAddress = cmp.Or(h.TargetAddress, request.ReplyTo)
+	h.TargetEndpoint = cmp.Or(h.TargetEndpoint, request.ReplyTo[strings.LastIndexByte(request.ReplyTo, ':')+1:])
+	h.TargetHost = cmp.Or(h.TargetHost, request.SourceHost)
 	h.ClientAuth = nil
 	return h
 }
@@ -122,13 +123,13 @@ func (h Header) withDefaults(mode, compression string) (Header, error) {
 		}
 		h.ID = "{" + uuid + "}"
 	}
-	h.ReplyMode = orElse(h.ReplyMode, mode)
-	h.ReplyCompression = orElse(h.ReplyCompression, compression)
-	h.CorrelationID = orElse(h.CorrelationID, "{00000000-0000-0000-0000-000000000000}")
-	h.SchemaVersion = orElse(h.SchemaVersion, "1.1")
-	h.BodyType = orElse(h.BodyType, "ByteRange")
-	h.Payload = orElse(h.Payload, "inline")
-	h.Protocol = orElse(h.Protocol, "http")
+	h.ReplyMode = cmp.Or(h.ReplyMode, mode)
+	h.ReplyCompression = cmp.Or(h.ReplyCompression, compression)
+	h.CorrelationID = cmp.Or(h.CorrelationID, "{00000000-0000-0000-0000-000000000000}")
+	h.SchemaVersion = cmp.Or(h.SchemaVersion, "1.1")
+	h.BodyType = cmp.Or(h.BodyType, "ByteRange")
+	h.Payload = cmp.Or(h.Payload, "inline")
+	h.Protocol = cmp.Or(h.Protocol, "http")
 	if h.Timeout == 0 {
 		h.Timeout = 60000
 	}
@@ -203,11 +204,4 @@ func headerPart(h Header) []byte { return append([]byte{0xFF, 0xFE}, encodeUTF16
 // saying so; UTF-16 never looks like one.
 func looksDeflated(b []byte) bool {
 	return len(b) > 2 && b[0] == 0x78 && b[1] != 0 && (int(b[0])<<8|int(b[1]))%31 == 0
-}
-
-func orElse(value, fallback string) string {
-	if value == "" {
-		return fallback
-	}
-	return value
 }

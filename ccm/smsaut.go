@@ -1,6 +1,7 @@
 package ccm
 
 import (
+	"cmp"
 	"encoding/hex"
 	"net/url"
 	"regexp"
@@ -121,7 +122,7 @@ func ParseMPList(text string) (MPList, error) {
 	for _, node := range root.All("MP") {
 		mp := ManagementPoint{
 			Name:         node.Attr("Name"),
-			FQDN:         orDefault(node.Attr("FQDN"), node.ChildText("FQDN")),
+			FQDN:         cmp.Or(node.Attr("FQDN"), node.ChildText("FQDN")),
 			Version:      node.ChildText("Version"),
 			Capabilities: parseCapabilities(node.Child("Capabilities")),
 		}

@@ -25,7 +25,8 @@ type attribute struct{ Name, Value string }
 // [trimText] return it. It refuses, with wire codes: document types and entities other
 // than the five predefined ones and character references, an attribute that occurs
 // twice, anything after the root, and whatever exceeds Depth, Elements, Attributes
-// (of one element) or Text (all character data and attribute values) of the limits.
+// (of one element) or Text (all character data, attribute values, comments and
+// processing instructions) of the limits.
 func parseXML(source string, lim Limits) (*element, error) {
 	s := xmlScanner{source: source, lim: lim, build: true}
 	root, err := s.document()
@@ -235,6 +236,9 @@ func (s *xmlScanner) skipComment() error {
 		return err
 	}
 	comment := s.source[start : s.at-len("-->")]
+	if err := s.spend(len(comment)); err != nil {
+		return err
+	}
 	if strings.Contains(comment, "--") || !validChars(comment) {
 		return s.malformed("a comment holds what it may not")
 	}
@@ -252,6 +256,9 @@ func (s *xmlScanner) skipInstruction() error {
 		return s.malformed("an XML declaration that is not at the beginning")
 	}
 	if err := s.skipTo("?>", "a processing instruction is not closed"); err != nil {
+		return err
+	}
+	if err := s.spend(s.at - start); err != nil {
 		return err
 	}
 	if !validChars(s.source[start:s.at]) {

@@ -82,6 +82,10 @@ func TestParseXMLRefuses(t *testing.T) {
 		{"too many attributes", `<a b="" c="" d=""/>`, catalog.XMLBudget},
 		{"too much text", "<a>" + strings.Repeat("x", 101) + "</a>", catalog.XMLBudget},
 		{"too much text in pieces", "<a>" + strings.Repeat("<!---->xxxxx", 21) + "</a>", catalog.XMLBudget},
+		{"a long comment", "<a><!--" + strings.Repeat("x", 101) + "--></a>", catalog.XMLBudget},
+		{"a long comment before the root", "<!--" + strings.Repeat("x", 101) + "--><a/>", catalog.XMLBudget},
+		{"many comments", "<a>" + strings.Repeat("<!--xxxxx-->", 21) + "</a>", catalog.XMLBudget},
+		{"a long processing instruction", "<a><?p " + strings.Repeat("x", 101) + "?></a>", catalog.XMLBudget},
 		{"too much text in attributes", `<a b="` + strings.Repeat("x", 101) + `"/>`, catalog.XMLBudget},
 	}
 	for _, test := range tests {

@@ -122,6 +122,9 @@ func (a *Agent) sendWithTicket(ctx context.Context, c *conversation, q call) (an
 		return answer{}, err
 	}
 	defer second.Body.Close()
+	if second.StatusCode >= http.StatusInternalServerError || busy(second.StatusCode) {
+		return answer{}, a.notNow(c, q, second)
+	}
 	proof := n.Verify(serverToken(second.Header))
 	if second.StatusCode == http.StatusUnauthorized {
 		return answer{}, &unproven{a.ticketRefused(c, q, second, proof)}
@@ -144,6 +147,16 @@ func (a *Agent) noTicketWanted(c *conversation, q call, first *http.Response) (a
 		return answer{}, &unproven{err}
 	}
 	return answer{}, &unproven{catalog.Errorf(catalog.ClientKerberosNotOffered, "%s takes the message without asking for a ticket", c.route.Host)}
+}
+
+// notNow is the error of a server that could not judge the ticket. It has not taken the
+// message and proves nothing; the device tries again later, with another ticket.
+func (a *Agent) notNow(c *conversation, q call, second *http.Response) error {
+	_, err := a.receive(c, q, second)
+	if Transient(err) {
+		return err
+	}
+	return catalog.Wrap(catalog.ClientServerBusy, err, "%s could not judge the ticket: %d", c.route.Host, second.StatusCode)
 }
 
 // ticketRefused is why the second request was answered 401: in the server's own words when

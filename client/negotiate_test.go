@@ -206,6 +206,31 @@ func TestALostConnectionIsNoReasonToGoWithoutKerberos(t *testing.T) {
 	}
 }
 
+func TestAServerThatCannotJudgeTheTicketIsAskedAgain(t *testing.T) {
+	for _, code := range []int{http.StatusInternalServerError, http.StatusServiceUnavailable, http.StatusTooManyRequests} {
+		t.Run(http.StatusText(code), func(t *testing.T) {
+			site := newTestSite(t)
+			healthy := windowsSite("proof of " + pointHost)
+			site.windows = func(w http.ResponseWriter, r *http.Request) (string, bool) {
+				if r.Header.Get("Authorization") == "" {
+					return healthy(w, r)
+				}
+				w.WriteHeader(code) // without a token of the server's
+				return "", false
+			}
+			agent, said := site.machine(&testTicket{}, nil)
+			if err := agent.Enrol(t.Context(), site.inside("https")); !Transient(err) || len(*said) > 0 || agent.Status().State.registered() {
+				t.Errorf("got %v, said %q, %+v", err, *said, agent.Status())
+			}
+			site.do(func() { site.windows = healthy })
+			agent.enrol(t, site.inside("https"))
+			if !strings.HasPrefix(agent.Status().Proof, "Kerberos: ") {
+				t.Errorf("got %+v", agent.Status())
+			}
+		})
+	}
+}
+
 func TestADeviceThatWaitsProvesItselfLater(t *testing.T) {
 	site := newTestSite(t)
 	site.windows, site.approval = windowsSite("proof of "+pointHost), ccm.ApprovalNone

@@ -354,17 +354,21 @@ func TestAServerThatWantsAClientCertificateIsToldFromOthers(t *testing.T) {
 
 func TestAnEmptyAnswerIsJudgedByItsSignature(t *testing.T) {
 	for name, test := range map[string]struct {
-		sign, forge bool
-		code        catalog.Code
-	}{"not signed": {false, false, ""}, "signed": {true, false, ""}, "forged": {true, true, catalog.ClientReplyUnsigned}} {
+		site func(*testSite)
+		code catalog.Code
+	}{
+		"signed":     {func(*testSite) {}, catalog.ReplyEmpty},
+		"not signed": {func(s *testSite) { s.unsigned = true }, catalog.ClientReplyUnsigned},
+		"forged":     {func(s *testSite) { s.forge = true }, catalog.ReplyOther},
+	} {
 		t.Run(name, func(t *testing.T) {
 			site := newTestSite(t)
 			agent := site.newAgent()
 			agent.enrol(t, site.setup())
-			site.do(func() { site.signEmpty, site.forge = test.sign, test.forge })
-			_, err := agent.Send(t.Context(), "MP_DdrEndpoint", "<A/>")
-			if got := catalog.CodeOf(err); test.forge != (got != "") {
-				t.Errorf("got %v", err)
+			site.do(func() { test.site(site) })
+			_, err := agent.Send(t.Context(), "MP_PolicyManager", "<A/>") // is refused
+			if got := catalog.CodeOf(err); got != test.code {
+				t.Errorf("got %v, want %s", err, test.code)
 			}
 		})
 	}

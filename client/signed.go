@@ -37,21 +37,17 @@ func (a *Agent) askSignature(header http.Header) error {
 	return nil
 }
 
-// emptyUnsigned lets an answer without content and without a signature pass: management
-// points of earlier versions sign none. It tells nothing, but whoever makes it up hides a
-// refusal or an answer. To be false once all of them sign.
-const emptyUnsigned = true
-
 // checkSigned judges an answer that was asked to be signed: by a management point of this
 // site, for this question, with this body. On plain HTTP there must be a signature; behind
-// a gateway there must be one since the first that came. A signature that is there must
-// hold, also under an answer without content.
+// a gateway there must be one since the first that came. An answer without content is no
+// exception: whoever makes one up hides a refusal or an answer. A signature that is there
+// must hold.
 func (a *Agent) checkSigned(c *conversation, response *http.Response, body []byte) error {
 	n, asked := a.current().Anchor, response.Request.Header.Get(ccm.HeaderSignedReply)
 	raw := response.Header.Get(ccm.HeaderSignedReply)
 	seen := a.current().Signed
 	switch {
-	case asked == "" || raw == "" && (len(body) == 0 && emptyUnsigned || c.route.secure() && !seen):
+	case asked == "" || raw == "" && c.route.secure() && !seen:
 		return nil
 	case raw == "":
 		return catalog.Errorf(catalog.ClientReplyUnsigned, "%s does not sign its answer", c.route.Host)

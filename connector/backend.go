@@ -202,10 +202,19 @@ func backendError(host string, err error) error {
 	switch {
 	case notTLS:
 		code = catalog.BackendCertificate
+	case isAlert(err):
+		code = catalog.BackendRefusedConnector
 	case isNet && timeout.Timeout() && !isDial(err):
 		code = catalog.BackendTimeout
 	}
 	return catalog.Wrap(code, err, "management point %s", host)
+}
+
+// isAlert reports whether the other side ended TLS with an alert. With TLS 1.3 it judges our certificate after our
+// handshake is over, so that the alert comes with the first answer.
+func isAlert(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == remoteError
 }
 
 func isDial(err error) bool {

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/net/http/httpproxy"
+
 	"postern/auth"
 	"postern/catalog"
 	"postern/logfile"
@@ -42,7 +44,7 @@ type Config struct {
 	Gateways              func() []Gateway // default: those of the site state
 	ConnectionsPerGateway int              // default 2
 
-	Proxy        func(*http.Request) (*url.URL, error) // way out; default http.ProxyFromEnvironment
+	Proxy        func(*http.Request) (*url.URL, error) // way out; default what HTTPS_PROXY and NO_PROXY say
 	BackendRoots *x509.CertPool                        // company authorities of backends, beside the site root; default none
 	// ClientCertificates returns the machine's certificates of the company, for management
 	// points that accept no role certificate: those of CompanyHosts (host or host:port), and
@@ -72,7 +74,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.BackendTimeout, 2*time.Minute)
 	setDefault(&c.Grace, 30*time.Second)
 	if c.Proxy == nil {
-		c.Proxy = http.ProxyFromEnvironment
+		c.Proxy = environmentProxy(httpproxy.FromEnvironment())
 	}
 	if c.Events == nil {
 		c.Events = slog.New(slog.DiscardHandler)

@@ -23,6 +23,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http/httpproxy"
+
 	"postern/auth"
 	"postern/catalog"
 	"postern/ccm"
@@ -173,6 +175,22 @@ func TestHeadersByList(t *testing.T) {
 	}
 }
 
+func TestOneRequestHasOneMessageID(t *testing.T) {
+	ids := make(chan string, 3)
+	s, g, _ := connected(t, func(c *Config) { c.OnRequest = func(x Exchange) { ids <- x.MessageID } })
+	s.handler = func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Header.Get(ccm.HeaderMessageID)) }
+	for name, id := range map[string]string{"a good one": "3087bd34-b82c-4950-b972-e82bb0fb8385", "too long": strings.Repeat("a", 65), "none": ""} {
+		req := newRequest(t, "GET", target("/SMS_MP/.sms_aut"), nil)
+		if id != "" {
+			req.Header.Set(ccm.HeaderMessageID, id)
+		}
+		a := send(t, g.hub, req)
+		if ours := await(t, ids); a.body != ours || ours == "" || len(id) == 36 && ours != id {
+			t.Errorf("%s: the management point has %q, our log %q", name, a.body, ours)
+		}
+	}
+}
+
 func TestNoCredentialOfItsOwnAndNoUserAgent(t *testing.T) {
 	s, g, _ := connected(t)
 	var got http.Header
@@ -280,6 +298,31 @@ func TestManagementPointDown(t *testing.T) {
 			eventually(t, func() bool { url, _ := c.State().Published(role, ccm.EndpointSTS); return url == test.url })
 			a := send(t, g.hub, newRequest(t, "CCM_POST", target("/CCM_STS"), strings.NewReader("x")))
 			wantRefusal(t, a, 500, "CMGConnector_InternalServerError", test.code)
+		})
+	}
+}
+
+// A management point with TLS 1.3 judges the connector's certificate when the connector's handshake is over: its alert comes with the answer.
+func TestManagementPointRefusesTheCertificate(t *testing.T) {
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		t.Run(tls.VersionName(version), func(t *testing.T) {
+			s, g, c := connected(t)
+			listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+				MinVersion: version, MaxVersion: version,
+				Certificates: []tls.Certificate{s.root.issue(t, token.RoleManagementPoint, "mp2", x509.ExtKeyUsageServerAuth)},
+				ClientAuth:   tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool(),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			server := &http.Server{ErrorLog: quiet()}
+			go server.Serve(listener)
+			t.Cleanup(func() { server.Close() })
+			internal := "https://" + listener.Addr().String()
+			s.change(func(state *token.SiteState) { state.Published[0].InternalURL = internal })
+			eventually(t, func() bool { url, _ := c.State().Published(role, ccm.EndpointMP); return url == internal })
+			a := send(t, g.hub, newRequest(t, "GET", target("/SMS_MP/.sms_aut?MPLIST"), nil))
+			wantRefusal(t, a, 500, "CMGConnector_InternalServerError", catalog.BackendRefusedConnector)
 		})
 	}
 }
@@ -583,6 +626,41 @@ func TestThroughTheCompanysProxy(t *testing.T) {
 			}
 			if connects.Load() == 0 {
 				t.Error("the proxy was not asked")
+			}
+		})
+	}
+}
+
+func TestProxyOfTheEnvironment(t *testing.T) {
+	const gateway = "https://gw.example:443"
+	for _, test := range []struct {
+		name, proxy, without string
+		want                 string // the proxy
+		named                string // in the error
+	}{
+		{"none", "", "", "", ""},
+		{"an address", "http://svc:pw@proxy.example:8080", "", "proxy.example:8080", ""},
+		{"host and port alone", "proxy.example:8080", "", "proxy.example:8080", ""},
+		{"not for this gateway", "http://proxy.example:8080", "gw.example", "", ""},
+		{"a password that is not escaped", "http://svc:p%zz@proxy.example:8080", "", "", "proxy.example:8080"},
+		{"half an address", "http://svc:p@ss@[::1", "", "", "[::1"},
+		{"one that is not needed", "http://svc:p%zz@proxy.example:8080", ".example", "", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			to, err := url.Parse(gateway)
+			if err != nil {
+				t.Fatal(err)
+			}
+			proxy, err := environmentProxy(&httpproxy.Config{HTTPSProxy: test.proxy, NoProxy: test.without})(&http.Request{URL: to})
+			got := ""
+			if proxy != nil {
+				got = proxy.Host
+			}
+			if got != test.want || (err != nil) != (test.named != "") {
+				t.Fatalf("got %q, %v; want %q", got, err, test.want)
+			}
+			if err != nil && (catalog.CodeOf(err) != catalog.OutboundProxyUnreachable || !strings.Contains(err.Error(), test.named) || strings.Contains(err.Error(), "svc")) {
+				t.Errorf("%v does not name %q alone", err, test.named)
 			}
 		})
 	}

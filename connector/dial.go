@@ -45,7 +45,10 @@ func (c *Connector) dial(ctx context.Context, gateway Gateway) (net.Conn, error)
 
 func (c *Connector) wayOut(ctx context.Context, gateway Gateway) (net.Conn, error) {
 	proxy, err := c.cfg.Proxy(&http.Request{URL: &url.URL{Scheme: "https", Host: gateway.Address}})
-	if err != nil {
+	switch {
+	case catalog.CodeOf(err) != "":
+		return nil, err
+	case err != nil:
 		return nil, catalog.Wrap(catalog.OutboundProxyUnreachable, err, "the proxy's address cannot be used")
 	}
 	if proxy != nil {
@@ -83,14 +86,13 @@ func (c *Connector) clientCertificate(*tls.CertificateRequestInfo) (*tls.Certifi
 
 func handshakeError(gateway Gateway, err error) error {
 	code := catalog.GatewayUnreachable
-	alert, isAlert := errors.AsType[*net.OpError](err)
 	_, notTLS := errors.AsType[tls.RecordHeaderError](err)
 	switch {
 	case catalog.CodeOf(err) != "":
 		return err
 	case notTLS, strings.Contains(err.Error(), "no application protocol"):
 		code = catalog.GatewaySpeaksNoTunnel
-	case isAlert && alert.Op == remoteError:
+	case isAlert(err):
 		code = catalog.GatewayRefusedConnector
 	}
 	return catalog.Wrap(code, err, "gateway %s at %s", gateway.Name, gateway.Address)

@@ -74,6 +74,7 @@ func (f *forwarder) begin(r *http.Request) *exchange {
 	x.MessageID = r.Header.Get(ccm.HeaderMessageID)
 	if x.MessageID == "" || len(x.MessageID) > 64 {
 		x.MessageID = newMessageID()
+		r.Header.Set(ccm.HeaderMessageID, x.MessageID) // also in what is passed on: one request, one id
 	}
 	trace, _ := logfile.ParseTraceparent(r.Header.Get("Traceparent"))
 	trace.Message = x.MessageID
@@ -137,9 +138,6 @@ func (x *exchange) outgoing() *http.Request {
 	}
 	if x.request.Body != nil && x.request.Body != http.NoBody && x.request.ContentLength != 0 {
 		out.Body = &countingBody{ReadCloser: x.request.Body, n: x.counter.received}
-	}
-	if out.Header.Get(ccm.HeaderMessageID) == "" {
-		out.Header.Set(ccm.HeaderMessageID, x.MessageID)
 	}
 	return out.WithContext(x.request.Context())
 }

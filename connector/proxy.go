@@ -9,6 +9,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
+
+	"golang.org/x/net/http/httpproxy"
 
 	"postern/catalog"
 )
@@ -18,6 +21,30 @@ const proxyHeadBytes = 16 << 10
 
 // proxyPorts are the proxy schemes that the connector speaks, with their usual ports.
 var proxyPorts = map[string]string{"http": "80", "https": "443"}
+
+// environmentProxy is the way out that HTTPS_PROXY and NO_PROXY describe. An address that cannot be read is an error
+// where a proxy is needed; net/http would go without one.
+func environmentProxy(environment *httpproxy.Config) func(*http.Request) (*url.URL, error) {
+	config, broken := *environment, false
+	if given := config.HTTPSProxy; given != "" {
+		_, err := url.Parse(given)
+		_, errBare := url.Parse("http://" + given) // host:port alone will do
+		if broken = err != nil && (errBare != nil || strings.Contains(given, "://")); broken {
+			config.HTTPSProxy = "http://unreadable.invalid" // to learn where it is needed
+		}
+	}
+	choose := config.ProxyFunc()
+	return func(r *http.Request) (*url.URL, error) {
+		proxy, err := choose(r.URL)
+		if proxy != nil && broken {
+			return nil, catalog.Errorf(catalog.OutboundProxyUnreachable, "HTTPS_PROXY is no address: %q", withoutLogin(environment.HTTPSProxy))
+		}
+		return proxy, err
+	}
+}
+
+// withoutLogin cuts a login from an address that cannot be parsed.
+func withoutLogin(address string) string { return address[strings.LastIndexByte(address, '@')+1:] }
 
 // throughProxy opens a connection to address by CONNECT (RFC 9110, 9.3.6).
 func (c *Connector) throughProxy(ctx context.Context, proxy *url.URL, address string) (net.Conn, error) {

@@ -143,11 +143,14 @@ func (g *Gateway) proveCertificate(r *http.Request, x *exchange) error {
 		return catalog.Errorf(catalog.CertificateUnreadable, "the certificate has %d bytes, at most %d are passed on", len(chain[0].Raw), maxShown)
 	}
 	p, err := g.judge.Check(r.Context(), chain)
+	if err == nil {
+		err = g.state.Revoked(token.Claims{Key: p.Key})
+	}
+	if catalog.CodeOf(err) == catalog.KeyBlocked { // whoever of the two has said it
+		return &withdrawn{err}
+	}
 	if err != nil {
 		return err
-	}
-	if err := g.state.Revoked(token.Claims{Key: p.Key}); err != nil {
-		return &withdrawn{err}
 	}
 	if len(r.Header.Values("DPoP")) > 0 {
 		if err := g.bearer.Possession(r, p.Key); err != nil {

@@ -49,7 +49,7 @@ func newCompanyWorld(t testing.TB, policy string, edit ...func(*Config)) (*world
 		Roots: [][]byte{c.root.Certificate.Raw}, Revocation: policy, Sources: []string{c.publisher.URL("/root.crl"), c.publisher.URL("/between.crl")},
 	}
 	judged := func(config *Config) {
-		c.judge = auth.NewCertificates(auth.CertificatesConfig{Authorities: config.State.Authorities, Now: c.now})
+		c.judge = auth.NewCertificates(auth.CertificatesConfig{Authorities: config.State.Authorities, Revocation: config.State, Now: c.now}) // as the role does
 		t.Cleanup(c.judge.Close)
 		config.Certificates = c.judge
 	}

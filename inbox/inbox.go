@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -73,8 +74,8 @@ type segment struct {
 	sealed  bool
 	size    int64
 	records int
-	applied int   // of records, since this process began
-	offset  int64 // after the last applied record
+	applied int   // of records, and those put aside, since this process began
+	offset  int64 // after the last of them
 }
 
 type appending struct {
@@ -83,7 +84,8 @@ type appending struct {
 }
 
 // Open opens the inbox in dir, and makes the folder, owner-only, when it does not exist. Records of earlier runs are there again. What
-// follows the last whole record of a file, as a crash may leave it, is put aside in a file that ends in .bad, and logged (InboxDamaged).
+// follows the last whole record of a file, as a crash may leave it, is put aside in a file that ends in .bad, and logged (InboxDamaged). So is
+// a damaged record between whole ones, when Replay comes to it.
 func Open(dir string, o Options) (*Inbox, error) {
 	if o.Limit <= 0 {
 		o.Limit = 256 << 20
@@ -140,7 +142,8 @@ func (b *Inbox) load() error {
 	return nil
 }
 
-// loadSegment counts the records of a file and cuts off what follows the last whole one.
+// loadSegment counts the records of a file and cuts off what follows the last whole one. A damaged record with whole ones behind it stays in
+// its place until Replay comes to it.
 func (b *Inbox) loadSegment(path string) (*segment, error) {
 	s := &segment{path: path, sealed: true}
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -149,38 +152,42 @@ func (b *Inbox) loadSegment(path string) (*segment, error) {
 	}
 	defer f.Close()
 	in := bufio.NewReaderSize(f, 1<<16)
+	var damaged []int64 // sizes of the frames behind s.size
 	for {
 		_, n, err := readFrame(in)
 		switch {
 		case err == nil:
-			s.records++
-			s.size += n
+			s.records += len(damaged) + 1
+			for _, size := range append(damaged, n) {
+				s.size += size
+			}
+			damaged = nil
 			continue
-		case err == io.EOF:
+		case err == errDamaged && n > 0:
+			damaged = append(damaged, n)
+			continue
+		case err == io.EOF && damaged == nil:
 			return s, nil
-		case err != errDamaged:
+		case err != io.EOF && err != errDamaged:
 			return nil, err
 		}
-		if err := b.putAside(f, s); err != nil {
+		if err := b.putAside(s, io.NewSectionReader(f, s.size, math.MaxInt64-s.size)); err != nil {
 			return nil, err
 		}
 		return s, f.Truncate(s.size)
 	}
 }
 
-// putAside keeps a durable copy of what follows the last whole record, behind what an earlier file of this number may have left: numbers begin
-// again once the inbox is empty.
-func (b *Inbox) putAside(f *os.File, s *segment) error {
-	if _, err := f.Seek(s.size, io.SeekStart); err != nil {
-		return err
-	}
+// putAside keeps a durable copy of bytes of a segment that are no record, behind what an earlier file of this number may have left: numbers
+// begin again once the inbox is empty.
+func (b *Inbox) putAside(s *segment, damaged io.Reader) error {
 	path := strings.TrimSuffix(s.path, suffix) + badSuffix
 	bad, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
 	defer bad.Close()
-	n, err := io.Copy(bad, f)
+	n, err := io.Copy(bad, damaged)
 	if err == nil {
 		err = bad.Sync() // before the original is cut
 	}

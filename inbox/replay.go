@@ -12,7 +12,7 @@ import (
 // Replay applies the records in the order in which they were appended, and removes what was applied, until none is left. It returns the
 // number of records applied. When apply returns an error, Replay stops and returns it; that record comes first next time. apply must be
 // idempotent: after a crash, records that were applied may come again. A record that can never be applied must be noted by apply and
-// answered nil, or it blocks those behind it. Appends go on meanwhile; a second Replay waits for the first.
+// answered nil, or it blocks those behind it. A record that the disk has damaged is put aside and logged (InboxDamaged). Appends go on meanwhile; a second Replay waits for the first.
 func (b *Inbox) Replay(ctx context.Context, apply func(context.Context, Record) error) (n int, err error) {
 	b.replaying.Lock()
 	defer b.replaying.Unlock()
@@ -51,34 +51,39 @@ func (b *Inbox) replaySegment(ctx context.Context, s *segment, apply func(contex
 		return 0, err
 	}
 	defer f.Close()
-	if _, err := f.Seek(s.offset, io.SeekStart); err != nil {
-		return 0, err
-	}
-	in := bufio.NewReaderSize(f, 1<<16)
-	for b.left(s) {
+	// no further than what was acknowledged, whatever a write that did not work left behind it
+	in := bufio.NewReaderSize(io.NewSectionReader(f, s.offset, s.size-s.offset), 1<<16)
+	for s.offset < s.size {
 		if err := ctx.Err(); err != nil {
 			return n, err
 		}
 		r, size, err := readFrame(in)
-		if err != nil {
+		switch err {
+		case nil:
+			if err := apply(ctx, r); err != nil {
+				return n, fmt.Errorf("record %s: %w", r.ID, err)
+			}
+			n++
+		case errDamaged, io.EOF:
+			if size == 0 {
+				size = s.size - s.offset // nobody knows where the next record begins
+			}
+			if err := b.putAside(s, io.NewSectionReader(f, s.offset, size)); err != nil {
+				return n, fmt.Errorf("put aside a damaged record of %s: %w", s.path, err)
+			}
+		default:
 			return n, fmt.Errorf("read record of %s: %w", s.path, err)
 		}
-		if err := apply(ctx, r); err != nil {
-			return n, fmt.Errorf("record %s: %w", r.ID, err)
-		}
-		n++
-		b.mu.Lock()
-		s.applied++
-		s.offset += size
-		b.mu.Unlock()
+		b.done(s, size)
 	}
 	return n, nil
 }
 
-func (b *Inbox) left(s *segment) bool {
+func (b *Inbox) done(s *segment, size int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return s.applied < s.records
+	s.applied = min(s.applied+1, s.records) // a damaged length may have made two records of one
+	s.offset += size
 }
 
 func (b *Inbox) remove(s *segment) {

@@ -48,7 +48,8 @@ func appendFrame(b []byte, r Record) ([]byte, error) {
 }
 
 // readFrame reads the next record and the number of bytes that its frame takes. The error is io.EOF at the end of the segment, errDamaged
-// when the frame is cut off or wrong.
+// when the frame is cut off or wrong. With errDamaged comes the size of a frame that is all there: when only its content is wrong, the next one
+// follows it. Nothing is searched for in between, since a message may hold bytes that look like a record.
 func readFrame(r io.Reader) (Record, int64, error) {
 	var prefix [frameHead]byte
 	switch _, err := io.ReadFull(r, prefix[:]); {
@@ -71,7 +72,7 @@ func readFrame(r io.Reader) (Record, int64, error) {
 		return Record{}, 0, errDamaged
 	}
 	if crc32.Checksum(content, castagnoli()) != binary.LittleEndian.Uint32(prefix[4:]) {
-		return Record{}, 0, errDamaged
+		return Record{}, frameHead + int64(length), errDamaged
 	}
 	record, err := decodeContent(content)
 	return record, frameHead + int64(length), err

@@ -44,7 +44,7 @@ var (
 type Options struct {
 	Name       string // file name in the folder; DefaultName when empty
 	Create     bool   // make the file (and folder) when it is missing
-	Passphrase []byte // when not empty, the file is wrapped by it
+	Passphrase []byte // when not empty, a file that is made is wrapped by it; see also Key.PassphraseUnused
 	Credential string // path of a systemd credential that holds the key, instead of a file
 
 	Rand io.Reader // crypto/rand when nil
@@ -55,6 +55,7 @@ type Key struct {
 	aead       cipher.AEAD
 	id         string
 	protection string
+	unused     bool // a passphrase was given, and the file is not wrapped
 	random     io.Reader
 }
 
@@ -83,7 +84,11 @@ func Open(dir string, options Options) (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read key %s: %w", path, err)
 	}
-	return newKey(secret, protection(path, content), options.Rand)
+	key, err := newKey(secret, protection(path, content), options.Rand)
+	if err == nil && len(options.Passphrase) > 0 && !wrapped(content) {
+		key.unused, key.protection = true, key.protection+" alone: the passphrase is not used, because the file was made without one"
+	}
+	return key, err
 }
 
 // openCredential reads a key that systemd hands over (LoadCredentialEncrypted=). Its
@@ -143,6 +148,10 @@ func newKey(secret []byte, protection string, random io.Reader) (*Key, error) {
 
 // Protection says in plain words what protects the key, for a status page.
 func (k *Key) Protection() string { return k.protection }
+
+// PassphraseUnused reports whether a passphrase was given although the file was made
+// without one: then the passphrase protects nothing.
+func (k *Key) PassphraseUnused() bool { return k.unused }
 
 // ID returns eight hex digits that tell keys apart and say nothing about them.
 func (k *Key) ID() string { return k.id }
@@ -282,8 +291,10 @@ func wrappingKey(passphrase, salt []byte, logN int, random io.Reader) (*Key, err
 	return newKey(derived, "", random)
 }
 
+func wrapped(content []byte) bool { return bytes.HasPrefix(content, []byte(wrappedKind)) }
+
 func protection(path string, content []byte) string {
-	if bytes.HasPrefix(content, []byte(wrappedKind)) {
+	if wrapped(content) {
 		return "a passphrase and the owner-only file " + path
 	}
 	return "the owner-only file " + path

@@ -170,6 +170,22 @@ func TestPassphrase(t *testing.T) {
 	}
 }
 
+func TestPassphraseOfAFileMadeWithoutOne(t *testing.T) {
+	dir := t.TempDir()
+	key := open(t, dir, Options{Create: true})
+	if key.PassphraseUnused() {
+		t.Error("unused, and none was given")
+	}
+	key = open(t, dir, Options{Passphrase: []byte("correct horse")})
+	if !key.PassphraseUnused() || !strings.Contains(key.Protection(), "the passphrase is not used") {
+		t.Errorf("a passphrase that protects nothing is not told: %q", key.Protection())
+	}
+	key = open(t, t.TempDir(), Options{Create: true, Passphrase: []byte("correct horse")})
+	if key.PassphraseUnused() {
+		t.Errorf("the passphrase wraps the file: %q", key.Protection())
+	}
+}
+
 func TestCostOfAPassphraseIsBounded(t *testing.T) {
 	for _, logN := range []string{"-1", "0", "9", "21", "63", "x"} {
 		content := wrappedKind + " " + logN + " AAAAAAAAAAAAAAAAAAAAAA== AAAA\n"

@@ -1,11 +1,13 @@
 package mp
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"strings"
 	"sync"
+	"time"
 
 	"postern/catalog"
 	"postern/ccm"
@@ -20,11 +22,8 @@ func (v *visit) keep(m *ccm.Message, id ccm.ClientID) error {
 	if v.mp.config.Inbox == nil {
 		return errors.New("this management point has no inbox")
 	}
-	if v.raw.Len() == 0 {
-		return catalog.Errorf(catalog.InboxRecordTooLarge, "a registration of %d bytes", v.r.ContentLength)
-	}
 	return v.mp.config.Inbox.Append(v.r.Context(), inbox.Record{
-		ID: m.Header.ID, ReceivedAt: v.began, Proof: v.proof, Ceiling: v.ceiling(), Direct: v.hop.direct(), ContentType: v.r.Header.Get("Content-Type"), Message: v.raw.Bytes(),
+		ID: m.Header.ID, ReceivedAt: v.began, Proof: v.proof, Ceiling: v.ceiling(), Direct: v.hop.direct(), ContentType: v.r.Header.Get("Content-Type"), Message: v.raw,
 		ClientID: id, TraceID: v.trace.ID,
 	})
 }
@@ -69,7 +68,7 @@ func (m *ManagementPoint) apply(ctx context.Context, record inbox.Record) error 
 
 // registerRecord registers as the message would have been, with the id that its device was told when nobody else has it.
 func (m *ManagementPoint) registerRecord(ctx context.Context, record inbox.Record) (site.Registration, error) {
-	message, err := ccm.ReadMessage(record.ContentType, strings.NewReader(string(record.Message)), ccm.DefaultLimits())
+	message, err := ccm.ReadMessage(record.ContentType, bytes.NewReader(record.Message), ccm.DefaultLimits())
 	if err != nil {
 		return site.Registration{}, err
 	}
@@ -81,7 +80,23 @@ func (m *ManagementPoint) registerRecord(ctx context.Context, record inbox.Recor
 		request.SMSID = record.ClientID
 	}
 	bindCertificate(&record.Proof, request)
+	m.stillUsed(&record.Proof)
 	return m.site.Register(ctx, site.Caller{Proof: record.Proof, Ceiling: record.Ceiling, Direct: record.Direct}, request)
+}
+
+// usedFor is how long the use of a ticket is remembered from when the inbox applies its registration: as long as from when it was made.
+const usedFor = 11 * time.Minute
+
+// stillUsed makes the use of a ticket count from now. The database may have been away for longer than uses are remembered; the inbox of another
+// node may hold a registration under the same authenticator, and applies it about now too.
+func (m *ManagementPoint) stillUsed(p *proof.Proof) {
+	until := m.now().Add(usedFor)
+	if p.Ticket == nil || p.Ticket.UseUntil.After(until) {
+		return
+	}
+	ticket := *p.Ticket
+	ticket.UseUntil = until
+	p.Ticket = &ticket
 }
 
 // provisionalID is the client id of a registration that waits: the one reserved for its token, the one that the device wants, or one made

@@ -1,6 +1,7 @@
 package mp
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -9,7 +10,6 @@ import (
 
 	"postern/catalog"
 	"postern/ccm"
-	"postern/inbox"
 	"postern/proof"
 	"postern/site"
 	"postern/token"
@@ -60,8 +60,9 @@ func (m *ManagementPoint) endpointOf(name string) (Endpoint, error) {
 func (v *visit) message() {
 	defer v.spendRest()
 	m, err := v.readMessage()
+	defer v.share.keep(0)
 	if err != nil {
-		v.dropUnread(err)
+		v.dropUnread(m, err)
 		return
 	}
 	endpoint, reply, err := v.deliver(m)
@@ -82,14 +83,21 @@ func (v *visit) message() {
 	}
 }
 
-func (v *visit) readMessage() (*ccm.Message, error) {
-	limits := ccm.DefaultLimits()
-	limits.Body = v.route.Body
-	body := io.Reader(v.r.Body)
-	if 0 <= v.r.ContentLength && v.r.ContentLength <= inbox.MaxMessage {
-		body = io.TeeReader(body, &v.raw)
+// readMessage takes room for what the message can unpack to at most, once its bytes are there: slow senders take none. It keeps what the
+// message does take until it is answered.
+func (v *visit) readMessage() (m *ccm.Message, err error) {
+	if v.raw, err = io.ReadAll(v.r.Body); err != nil {
+		return nil, catalog.Wrap(catalog.MessageTruncated, err, "the message broke off after %d bytes", len(v.raw))
 	}
-	return ccm.ReadMessage(v.r.Header.Get("Content-Type"), body, limits)
+	room, limits := v.roomFor()
+	if v.share, err = room.take(v.r.Context(), mostUnpacked(limits, len(v.raw))); err != nil {
+		return nil, err
+	}
+	m, err = ccm.ReadMessage(v.r.Header.Get("Content-Type"), bytes.NewReader(v.raw), limits)
+	if m != nil {
+		v.share.keep(int64(len(m.Body)))
+	}
+	return m, err
 }
 
 // asynchronous reports whether the sender waits for no answer; one client writes ASync (protocol.md 12).
@@ -228,18 +236,29 @@ func (v *visit) drop(m *ccm.Message, endpoint Endpoint, async bool, err error) {
 	v.empty()
 }
 
-// dropUnread answers a body that is no message. One that is too large gets a status, since it was not read to its end.
-func (v *visit) dropUnread(err error) {
+// dropUnread answers a body that is no message; of m there may be the header, which says how the sender waits. One that is too large gets a status,
+// since it was not read to its end, and so does one for which there is no room.
+func (v *visit) dropUnread(m *ccm.Message, err error) {
 	var cut *http.MaxBytesError
 	if errors.As(err, &cut) {
 		err = catalog.Errorf(catalog.MessageTooLarge, "more than %d bytes", cut.Limit)
 	}
-	if catalog.CodeOf(err) == catalog.MessageTooLarge {
+	if catalog.CodeOf(err) == catalog.MessageTooLarge || ours(err) {
 		v.refuse(err)
 		return
 	}
 	v.remember(err, "message", "")
+	if m != nil && v.mp.waitsForNothing(m) {
+		v.noReply()
+		return
+	}
 	v.empty()
+}
+
+// waitsForNothing reports whether a message whose endpoint was not asked for its opinion is answered NoReply.
+func (m *ManagementPoint) waitsForNothing(message *ccm.Message) bool {
+	endpoint, _ := m.endpointOf(message.Header.TargetEndpoint)
+	return endpoint.Async || asynchronous(message)
 }
 
 func (v *visit) empty() {

@@ -88,6 +88,8 @@ type ManagementPoint struct {
 	bearer     *auth.Bearer
 	connectors *connectorCache
 	verifying  *gate
+	strangers  *room // for the messages of those who have proved nothing yet
+	proved     *room // for all others' messages
 	joins      *rate.Limiter
 	logs       logs
 	beat       time.Duration
@@ -133,6 +135,8 @@ func New(config Config) (*ManagementPoint, error) {
 		config: config, site: config.Site, log: config.Log, now: config.Now,
 		connectors: newConnectorCache(),
 		verifying:  newGate(max(1, runtime.GOMAXPROCS(0)-1), maxVerifying),
+		strangers:  newRoom(strangersRoom),
+		proved:     newRoom(provedRoom),
 		joins:      rate.NewLimiter(joinsPerSecond, joinBurst),
 		logs:       newLogs(config.Logs),
 		beat:       beatEvery,

@@ -94,6 +94,7 @@ var admitted = map[string]string{
 	"enhanced-http /sms_mp_tokenauth/.sms_pol":    "ccm",
 	"enhanced-http /postern/state":                "connector",
 	"enhanced-http /postern/join":                 "bare",
+	"enhanced-http /postern/renew":                "connector",
 	"relayed /ccm_system/request":                 "relayed",
 	"relayed /sms_mp/.sms_aut":                    "relayed",
 	"relayed /sms_mp/.sms_pol":                    "relayed",
@@ -109,6 +110,7 @@ var admitted = map[string]string{
 	"https /sms_mp_tokenauth/.sms_pol":            "ccm",
 	"https /postern/state":                        "connector",
 	"https /postern/join":                         "bare",
+	"https /postern/renew":                        "connector",
 }
 
 // wantAdmitted judges one cell of the matrix. Where a path has an answer of its own for connectors, theirs is not the listener's.

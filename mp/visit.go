@@ -1,7 +1,6 @@
 package mp
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -34,13 +33,14 @@ type visit struct {
 	hop    hop
 	trace  logfile.Trace
 	proof  proof.Proof
-	capped bool         // what was proved is worth level known at most
-	signed bool         // the answer has been signed, or refused to be
-	spent  bool         // the ticket of Windows authentication has been noted
-	called string       // the address in the caller's DPoP proof, once it has been compared with ours
-	status ccm.Status   // of a refusal, with the numbers for the access log
-	unread io.Reader    // the body without its bound
-	raw    bytes.Buffer // the body of a small message as it was received, for the inbox
+	capped bool       // what was proved is worth level known at most
+	signed bool       // the answer has been signed, or refused to be
+	spent  bool       // the ticket of Windows authentication has been noted
+	called string     // the address in the caller's DPoP proof, once it has been compared with ours
+	status ccm.Status // of a refusal, with the numbers for the access log
+	unread io.Reader  // the body without its bound
+	raw    []byte     // the body of a message as it was received, for the inbox
+	share  share      // of the room for messages
 
 	act     string // what was done, in words
 	refused error  // the first refusal
@@ -190,7 +190,7 @@ func (v *visit) refuseAs(status ccm.Status, err error) {
 	}
 	header := v.w.Header()
 	switch {
-	case status.Code == http.StatusServiceUnavailable || status.Code == http.StatusTooManyRequests:
+	case status.Code >= http.StatusInternalServerError || status.Code == http.StatusTooManyRequests:
 		header.Set("Retry-After", retryAfter)
 	case status.Code == http.StatusUnauthorized && header.Get("WWW-Authenticate") == "":
 		header.Set("WWW-Authenticate", challenge(err))

@@ -16,14 +16,16 @@ import (
 
 // admitTicket is Windows authentication (RFC 4559; S0): a request without credentials is asked for a ticket, and a ticket is judged before
 // anything of the body is read, since clients send it again, or leave it empty, with every leg (protocol.md 12). Each request proves itself;
-// a connection that was admitted once proves nothing for the next request on it.
+// a connection that was admitted once proves nothing for the next request on it. Whom a connector brings is not asked for a ticket: it could not
+// be used.
 func (v *visit) admitTicket() error {
+	if !v.hop.direct() {
+		return &refusal{statusLogonDenied(), catalog.Errorf(catalog.ProofNotAccepted, "Windows authentication works inside the network only")}
+	}
 	header := v.w.Header()
 	header.Set("WWW-Authenticate", negotiate)
 	credentials := v.r.Header.Values("Authorization")
 	switch {
-	case !v.hop.direct():
-		return &refusal{statusLogonDenied(), catalog.Errorf(catalog.ProofNotAccepted, "Windows authentication works inside the network only")}
 	case len(credentials) == 0:
 		return &refusal{ccm.StatusUnauthorizedNegotiate, catalog.Errorf(catalog.NegotiateRequired, "send a Kerberos ticket for this host")}
 	case len(credentials) > 1:
@@ -43,7 +45,11 @@ func (v *visit) admitTicket() error {
 	if len(reply) > 0 {
 		header.Set("WWW-Authenticate", negotiate+" "+base64.StdEncoding.EncodeToString(reply))
 	}
-	if err != nil {
+	switch {
+	case err != nil && ours(err):
+		header.Del("WWW-Authenticate") // nothing was judged; the same account is asked again later
+		return err
+	case err != nil:
 		return &refusal{statusLogonDenied(), err}
 	}
 	v.proof = accepted

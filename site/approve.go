@@ -23,8 +23,8 @@ type Caller struct {
 type evidence struct {
 	method      proof.Method
 	bulkID      string
-	weakKey     bool         // RSA below 2048 bits or a SHA-1 signature
-	blocked     ccm.ClientID // a blocked device with the same hardware id
+	weakKey     bool     // RSA below 2048 bits or a SHA-1 signature
+	refused     *refusal // a blocked or rejected device that this one may be
 	ceiling     proof.Level
 	approval    ApprovalMode // in force now
 	ticket      *proof.Ticket
@@ -51,7 +51,7 @@ func rules() []rule {
 		return func(e evidence) bool { return e.method == proof.Kerberos && e.ticket != nil && e.account() == finding }
 	}
 	return []rule{
-		{"hardware id of a blocked device", func(e evidence) bool { return e.blocked != "" }, ccm.ApprovalNone, proof.LevelKnown, ""},
+		{ruleRefusedDevice, func(e evidence) bool { return e.refused != nil }, ccm.ApprovalNone, proof.LevelKnown, ""},
 		{"weak key", func(e evidence) bool { return e.weakKey }, ccm.ApprovalNone, proof.LevelKnown, ""},
 		{"manual approval", func(e evidence) bool { return e.approval == ApproveManually && e.method != proof.PKICertificate }, ccm.ApprovalNone, proof.LevelKnown, ""},
 		{"bulk registration token", method(proof.BulkToken), ccm.ApprovalApproved, proof.LevelManaged, ""},
@@ -69,6 +69,9 @@ func rules() []rule {
 	}
 }
 
+// ruleRefusedDevice stands in the table for what [refusal.String] says.
+const ruleRefusedDevice = "a device that a person refused"
+
 // ruleEveryone approves without a proof.
 const ruleEveryone = "everyone, for a time"
 
@@ -80,25 +83,44 @@ func forEveryone(m proof.Method) bool {
 	return m != proof.ConnectorCertificate && slices.Contains(proof.Methods(), m)
 }
 
-// account judges whether the ticket's account is that of the computer that registers: "" when it is, else the code that says why not. The principal
-// of the ticket is the evidence, never a name that the computer claims (C69): the claimed names must fit it, label by label, in ASCII.
+// account judges whether the ticket's account is that of the computer that registers: "" when it is, else the code that says why not.
 func (e evidence) account() catalog.Code {
-	name, computer := strings.CutSuffix(e.ticket.Account, "$")
+	code, _ := accountFits(e.ticket.Account, e.realm, e.netbios, e.fqdn)
+	return code
+}
+
+// accountFits judges whether an account is that of the computer with these names: "" when it is, else the code and what does not fit. The principal of
+// a ticket is the evidence, never a name that a computer claims (C69): the claimed names must fit it, label by label, in ASCII.
+func accountFits(account string, realm proof.Realm, netbios, fqdn string) (misfit catalog.Code, why string) {
+	name, computer := strings.CutSuffix(account, "$")
 	if !computer || name == "" {
-		return catalog.RegistrationUserAccount
+		return catalog.RegistrationUserAccount, "the account is no computer's"
 	}
-	if !sameName(name, e.netbios) {
-		return catalog.RegistrationOtherComputer
+	if !sameName(name, netbios) {
+		return catalog.RegistrationOtherComputer, "the NetBIOS name is not the account's"
 	}
-	if e.fqdn == "" {
-		return ""
+	if fqdn == "" {
+		return "", ""
 	}
-	host, domain, _ := strings.Cut(strings.TrimSuffix(e.fqdn, "."), ".")
-	inRealm := slices.ContainsFunc(e.realm.Suffixes, func(suffix string) bool { return sameName(suffix, domain) })
-	if !sameName(host, name) || !inRealm {
-		return catalog.RegistrationOutsideRealm
+	host, domain, _ := strings.Cut(strings.TrimSuffix(fqdn, "."), ".")
+	if !shortens(name, host) {
+		return catalog.RegistrationOutsideRealm, "the first label of the DNS name is not the account's name, and does not begin with it as a longer host name would"
 	}
-	return ""
+	if !slices.ContainsFunc(realm.Suffixes, func(suffix string) bool { return sameName(suffix, domain) }) {
+		return catalog.RegistrationOutsideRealm, "the domain of the DNS name does not belong to the realm " + realm.Name
+	}
+	return "", ""
+}
+
+// netbiosLength is where Windows cuts a host name off to make of it the NetBIOS name and the name of the account.
+const netbiosLength = 15
+
+// shortens reports whether name is the NetBIOS name of a host: its whole label, or the first 15 characters of a longer one.
+func shortens(name, host string) bool {
+	if len(name) == netbiosLength && len(host) > netbiosLength {
+		host = host[:netbiosLength]
+	}
+	return sameName(name, host)
 }
 
 // sameName compares names without regard to the case of ASCII letters. Anything else must be equal, so that no letter of another alphabet passes for one.
@@ -119,7 +141,7 @@ func upperASCII(name string) string {
 func (e evidence) identity() (name string, own bool) {
 	switch {
 	case e.method == proof.Kerberos && e.ticket != nil:
-		return upperASCII(e.ticket.Account) + "@" + e.ticket.Realm, e.account() == ""
+		return accountName(e.ticket), e.account() == ""
 	case e.ceiling < proof.LevelManaged:
 		return "", false
 	case e.method == proof.Entra && e.cloud != nil && e.cloud.Kind == proof.CloudDevice && e.cloud.Device != "":
@@ -128,6 +150,22 @@ func (e evidence) identity() (name string, own bool) {
 		return identityCertificate + e.certificate.name() + "@" + e.certificate.issuer, true
 	}
 	return "", false
+}
+
+func accountName(t *proof.Ticket) string { return upperASCII(t.Account) + "@" + t.Realm }
+
+// computer is the computer that a caller's proof names, whatever the caller calls itself: a person's no to that computer holds for whoever proves to be
+// it. The name of a device in a user's token counts here too. "" when the proof names none.
+func (e evidence) computer() string {
+	switch {
+	case e.method == proof.Kerberos && e.ticket != nil && strings.HasSuffix(e.ticket.Account, "$"):
+		return accountName(e.ticket)
+	case e.method == proof.Entra && e.cloud != nil && e.cloud.Device != "":
+		return identityEntra + e.cloud.Device + "@" + e.cloud.Tenant
+	case e.method == proof.PKICertificate && e.certificate != nil && e.certificate.issuer != "" && e.certificate.name() != "":
+		return identityCertificate + e.certificate.name() + "@" + e.certificate.issuer
+	}
+	return ""
 }
 
 // decide returns the approval that the evidence supports. It is pure: same evidence, same answer.

@@ -59,7 +59,11 @@ func decideEverywhere(t *testing.T, method proof.Method, mode ApprovalMode, best
 				case ceiling == proof.LevelKnown, weak, twin != "":
 					want = "0 known"
 				}
-				decided := decide(evidence{method: method, cloud: &proof.Cloud{}, certificate: &certificate{held: true}, bulkID: "b", weakKey: weak, blocked: twin, ceiling: ceiling, approval: mode})
+				var refused *refusal
+				if twin != "" {
+					refused = &refusal{kind: ConflictHardware, device: Device{ClientID: twin}}
+				}
+				decided := decide(evidence{method: method, cloud: &proof.Cloud{}, certificate: &certificate{held: true}, bulkID: "b", weakKey: weak, refused: refused, ceiling: ceiling, approval: mode})
 				status, level, rule := decided.status, decided.level, decided.name
 				if got := fmt.Sprintf("%d %s", status, level); got != want {
 					t.Errorf("%s, mode %s, ceiling %s, weak key %t, blocked twin %q: got %s by rule %q, want %s", method, mode, ceiling, weak, twin, got, rule, want)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -22,6 +23,7 @@ type ConflictKind string
 const (
 	ConflictHardware ConflictKind = "hardware-id" // another key with the hardware id of a known device
 	ConflictClientID ConflictKind = "client-id"   // another key that asks for the client id of a known device
+	ConflictIdentity ConflictKind = "identity"    // another key with the identity that a known device has proved
 	ConflictKey      ConflictKind = "key"         // one key with two hardware ids; newcomer and existing are the same device
 )
 
@@ -59,37 +61,49 @@ type finding struct {
 	twin
 	rule twinRule
 	past *Conflict // what was recorded of the pair before
+	skip bool      // nothing follows
 }
 
-// maxTwins is how many devices with one hardware id a registration is compared with, the oldest first: what comes later hides none of them.
-const maxTwins = 8
+// maxTwins is how many devices with one hardware id a registration is compared with, the oldest first: what comes later hides none of them. Of those
+// with one proved identity there is mostly one.
+const (
+	maxTwins      = 8
+	maxIdentities = 64
+)
 
-// twins finds the known devices that the device resembles. Of those that no proof tells apart, one is enough to remember.
-func (s *Site) twins(tx Tx, n *newcomer, device Device, known bool) ([]finding, error) {
-	candidates, err := s.candidates(tx, n, device)
+// twins finds the known devices that the device resembles; before is its record until now, nil for a new key, and without all it is only compared with
+// those that have its identity. Of those that no proof tells apart, one is enough to remember. Where a person must decide, nobody is moved.
+func (s *Site) twins(tx Tx, n *newcomer, device Device, before *Device, all bool) ([]finding, error) {
+	if before != nil {
+		if held, err := heldFirmly(tx, *before); held || err != nil {
+			return nil, err
+		}
+	}
+	candidates, err := s.candidates(tx, n, device, all)
 	if err != nil {
 		return nil, err
 	}
-	settings := s.Settings()
 	var findings []finding
 	open := 0
 	for _, c := range candidates {
-		t := twin{kind: c.kind, known: known, weak: n.weak, level: device.Approval.Level, name: n.record.NetbiosName, hint: c.hint, existing: c.device, manual: settings.Conflicts == ResolveManually}
-		if n.own {
-			t.identity = n.identity
-		}
-		if device.Approval.unproved() {
-			t.level = proof.LevelKnown
-		}
-		f := finding{twin: t, rule: decideTwin(t)}
-		if known {
-			if f.past, err = between(tx, device.ClientID, c.device.ClientID); err != nil {
-				return nil, err
-			}
+		f, err := s.compare(tx, n, device, before, c)
+		if err != nil {
+			return nil, err
 		}
 		lasting := f.rule.then == separate || f.rule.then == hold
-		if f.past != nil && (lasting || f.past.By != actorSite && f.past.State != ConflictWaiting) {
-			continue // known already, or a person has said otherwise
+		switch past := f.past; {
+		case f.skip:
+			continue
+		case past == nil:
+		case past.By != actorSite && past.State != ConflictWaiting:
+			continue // a person has decided on the two
+		case firm(f.rule.name) && past.State == ConflictWaiting && past.Newcomer == device.ClientID:
+			return nil, nil // waits for that already
+		case lasting && (!firm(f.rule.name) || past.State == ConflictWaiting):
+			continue // known already
+		}
+		if firm(f.rule.name) {
+			return []finding{f}, nil
 		}
 		if lasting {
 			open++
@@ -102,42 +116,188 @@ func (s *Site) twins(tx Tx, n *newcomer, device Device, known bool) ([]finding, 
 	return findings, nil
 }
 
-type candidate struct {
-	kind   ConflictKind
-	device Device
-	hint   bool
+// compare judges one candidate.
+func (s *Site) compare(tx Tx, n *newcomer, device Device, before *Device, c candidate) (f finding, err error) {
+	t := twin{kind: c.kind, known: before != nil, weak: n.weak, level: device.Approval.Level, realm: n.realm, hint: c.hint, existing: c.device,
+		manual: s.Settings().Conflicts == ResolveManually, refused: c.refused && n.heldBack(c.kind, before)}
+	if n.own {
+		t.identity = n.identity
+	}
+	if device.Approval.unproved() {
+		t.level = proof.LevelKnown
+	}
+	f = finding{twin: t, rule: decideTwin(t)}
+	if before != nil {
+		if f.past, err = between(tx, device.ClientID, c.device.ClientID); err != nil {
+			return f, err
+		}
+	}
+	if f.rule.then != supersede || !t.sameIdentity() {
+		return f, nil
+	}
+	waits, err := heldFirmly(tx, c.device)
+	if err != nil {
+		return f, err
+	}
+	approved := before != nil && before.Approval.Level >= proof.LevelManaged
+	if f.skip = waits && approved; f.skip {
+		return f, nil // it waits for a person, which is no reason to hold this one
+	}
+	replaced, err := tx.IdentityReplaced(t.identity, s.time().Add(-replacedWithin))
+	if f.flaps = waits || replaced >= maxReplaced; err != nil || !f.flaps {
+		return f, err
+	}
+	f.rule = decideTwin(f.twin)
+	f.skip = approved && before.Approval.By != actorSite
+	return f, nil
 }
 
-func (s *Site) candidates(tx Tx, n *newcomer, device Device) ([]candidate, error) {
-	var list []candidate
+// heldBack reports whether a person's no to another device keeps the newcomer from what its own proof gives, or has given: a key that was approved before
+// it turned out to be the refused computer's is not approved any more. What a person has said of this device itself stands.
+func (n *newcomer) heldBack(kind ConflictKind, before *Device) bool {
+	switch {
+	case before == nil:
+		return n.bare.Level >= proof.LevelManaged
+	case before.Approval.By != actorSite:
+		return false
+	case before.Approval.Level >= proof.LevelManaged:
+		return kind == ConflictIdentity
+	}
+	return n.bare.Level >= proof.LevelManaged
+}
+
+// heldFirmly reports whether a device waits for a person and for nothing else.
+func heldFirmly(tx Tx, d Device) (bool, error) {
+	if d.Conflict == "" {
+		return false, nil
+	}
+	c, err := tx.Conflict(d.Conflict)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return firm(c.Rule), err
+}
+
+// candidate is a known device that a registration may resemble.
+type candidate struct {
+	kind    ConflictKind
+	device  Device
+	hint    bool
+	refused bool // by a person: see [refusal]
+}
+
+// candidates finds the known devices to compare with, each once.
+func (s *Site) candidates(tx Tx, n *newcomer, device Device, all bool) (list []candidate, err error) {
+	add := func(c candidate) {
+		if c.device.ClientID != device.ClientID && !slices.ContainsFunc(list, func(o candidate) bool { return o.device.ClientID == c.device.ClientID }) {
+			list = append(list, c)
+		}
+	}
+	if n.refusal != nil {
+		add(candidate{kind: n.refusal.kind, device: n.refusal.device, refused: true})
+	}
+	if all {
+		owner, err := ownerOf(tx, n, device)
+		if err != nil {
+			return nil, err
+		}
+		if owner != nil {
+			add(*owner)
+		}
+	}
+	if all && !s.Settings().sharedHardware(n.record) {
+		same, err := tx.DevicesByHardware(device.Record.HardwareID1, maxTwins)
+		if err != nil {
+			return nil, err
+		}
+		for _, other := range same {
+			add(candidate{kind: ConflictHardware, device: other})
+		}
+	}
+	if !n.own {
+		return list, nil
+	}
+	same, err := tx.DevicesByIdentity(n.identity, maxIdentities)
+	for _, other := range same {
+		if all || other.Approval.Level >= proof.LevelManaged {
+			add(candidate{kind: ConflictIdentity, device: other})
+		}
+	}
+	return list, err
+}
+
+// ownerOf is the device whose client id the newcomer wants, or nil.
+func ownerOf(tx Tx, n *newcomer, device Device) (*candidate, error) {
 	wanted := n.owner
 	if wanted == "" && n.wanted == "" {
 		wanted = n.request.HintClientID
 	}
-	if wanted != "" && wanted != device.ClientID {
-		owner, err := current(tx, wanted)
-		switch {
-		case errors.Is(err, ErrNotFound) && n.owner != "":
-			list = append(list, candidate{kind: ConflictClientID, device: Device{ClientID: wanted}}) // promised to a key that has not registered yet
-		case err != nil && !errors.Is(err, ErrNotFound):
-			return nil, err
-		case err == nil && owner.ClientID != device.ClientID:
-			list = append(list, candidate{kind: ConflictClientID, device: owner, hint: n.hinted(owner)})
-		}
+	if wanted == "" || wanted == device.ClientID {
+		return nil, nil
 	}
+	owner, err := current(tx, wanted)
+	switch {
+	case errors.Is(err, ErrNotFound) && n.owner != "":
+		return &candidate{kind: ConflictClientID, device: Device{ClientID: wanted}}, nil // promised to a key that has not registered yet
+	case errors.Is(err, ErrNotFound):
+		return nil, nil
+	}
+	return &candidate{kind: ConflictClientID, device: owner, hint: n.hinted(owner)}, err
+}
+
+// refusal is a device that a person blocked or rejected, and that a registration with another key may be.
+type refusal struct {
+	kind   ConflictKind // what they have in common: ConflictIdentity or ConflictHardware
+	device Device
+}
+
+// String says what they have in common, and names the device.
+func (r refusal) String() string {
+	what, how := "hardware id", "rejected"
+	if r.kind == ConflictIdentity {
+		what = "proved identity"
+	}
+	if r.device.Block.Blocked {
+		how = "blocked"
+	}
+	return fmt.Sprintf("%s of the %s device %s", what, how, r.device.ClientID)
+}
+
+// refusalOf finds what a person has refused of the computer that registers: by what its proof names, and by its hardware id. known is its record, nil for
+// a new key. What a person has said of just these two devices takes the refusal away.
+func (s *Site) refusalOf(tx Tx, n *newcomer, e evidence, known *Device) (*refusal, error) {
+	hardware := n.record.HardwareID1
 	if s.Settings().sharedHardware(n.record) {
-		return list, nil
+		hardware = ""
 	}
-	same, err := tx.DevicesByHardware(device.Record.HardwareID1, maxTwins)
-	if err != nil {
-		return nil, err
-	}
-	for _, other := range same {
-		if other.ClientID != device.ClientID && (len(list) == 0 || list[0].device.ClientID != other.ClientID) {
-			list = append(list, candidate{kind: ConflictHardware, device: other})
+	for _, look := range [...]struct {
+		kind ConflictKind
+		by   string
+		find func(string) (ccm.ClientID, error)
+	}{{ConflictIdentity, e.computer(), tx.RefusedIdentity}, {ConflictHardware, hardware, tx.RefusedHardware}} {
+		if look.by == "" {
+			continue
 		}
+		id, err := look.find(look.by)
+		switch {
+		case errors.Is(err, ErrNotFound) || err == nil && known != nil && id == known.ClientID:
+			continue
+		case err != nil:
+			return nil, err
+		}
+		if known != nil {
+			past, err := between(tx, known.ClientID, id)
+			if err != nil {
+				return nil, err
+			}
+			if past != nil && past.State != ConflictWaiting && past.By != actorSite {
+				continue
+			}
+		}
+		device, err := tx.Device(id)
+		return &refusal{look.kind, device}, err
 	}
-	return list, nil
+	return nil, nil
 }
 
 // hinted reports whether the request's hint was signed by the key that owns the client id now (protocol.md 3.1).
@@ -162,7 +322,7 @@ func current(tx Tx, id ccm.ClientID) (device Device, err error) {
 
 // between returns the newest conflict of two devices, or nil.
 func between(tx Tx, a, b ccm.ClientID) (newest *Conflict, err error) {
-	for _, kind := range []ConflictKind{ConflictClientID, ConflictHardware} {
+	for _, kind := range []ConflictKind{ConflictClientID, ConflictHardware, ConflictIdentity} {
 		for _, pair := range [][2]ccm.ClientID{{a, b}, {b, a}} {
 			c, err := tx.LastConflict(kind, pair[0], pair[1])
 			switch {
@@ -205,21 +365,46 @@ func (s *Site) settleOne(tx Tx, caller Caller, n *newcomer, device *Device, f fi
 		}
 	case hold:
 		c.State, c.By, c.Decided = ConflictWaiting, "", time.Time{}
-		c.keep(device.Approval)
-		device.hold(c)
+		if c.keep(device.Approval); n.bare.Level > device.Approval.Level {
+			c.keep(n.bare)
+		}
+		device.hold(c, f.because(n))
 	default:
 		c.State = ConflictNew
 	}
 	if err != nil {
 		return err
 	}
-	if f.kind == ConflictHardware && (f.rule.then == hold || f.rule.then == separate) {
-		n.tell(catalog.TwinHardware, device.ClientID, "has the hardware id of %s (%s); conflict %s: %s", f.existing.ClientID, f.existing.Name(), c.ID, f.rule.name)
+	if code := f.code(); code != "" && (f.rule.then == hold || f.rule.then == separate) {
+		n.tell(code, device.ClientID, "has the %s of %s (%s); conflict %s: %s", f.shared(), f.existing.ClientID, f.existing.Name(), c.ID, f.rule.name)
 	}
 	if len(n.request.Hint) > 0 && f.kind == ConflictClientID && f.rule.then != rotate && !f.known {
 		n.tell(catalog.RegistrationHintRefused, device.ClientID, "asked for %s with a hint that is %s; conflict %s", f.existing.ClientID, c.Evidence["hint"], c.ID)
 	}
 	return tx.PutConflict(c)
+}
+
+// code is that of the event which tells of what two devices have in common.
+func (f finding) code() catalog.Code {
+	return map[ConflictKind]catalog.Code{ConflictHardware: catalog.TwinHardware, ConflictIdentity: catalog.TwinIdentity}[f.kind]
+}
+
+func (f finding) shared() string {
+	if f.kind == ConflictIdentity {
+		return "proved identity"
+	}
+	return "hardware id"
+}
+
+// because says why only a person lets the device go on, "" when the conflict says enough.
+func (f finding) because(n *newcomer) string {
+	switch {
+	case f.refused && n.refusal != nil:
+		return n.refusal.String()
+	case f.flaps:
+		return ruleFlaps
+	}
+	return ""
 }
 
 // newConflict describes a finding, or brings up to date what was recorded of the pair.
@@ -236,11 +421,14 @@ func (s *Site) newConflict(caller Caller, n *newcomer, device Device, f finding)
 	}
 	c.Hint, c.Rule, c.By, c.Decided = f.hint, f.rule.name, actorSite, now
 	e := map[string]string{
-		"same": s.Settings().likeness(device.Record, f.existing.Record), "newcomer-name": device.Name(), "newcomer-proof": string(device.Approval.Method),
+		"same": s.Settings().likeness(device, f.existing), "newcomer-name": device.Name(), "newcomer-proof": string(device.Approval.Method),
 		"newcomer-proved": device.Proved, "newcomer-key": string(device.Key), "existing-proved": f.existing.Proved, "address": caller.Address,
 	}
 	if f.existing.Key != "" {
 		e["existing-name"], e["existing-key"], e["existing-level"] = f.existing.Name(), string(f.existing.Key), f.existing.Approval.Level.String()
+	}
+	if f.refused {
+		e["refused"] = f.because(n)
 	}
 	if len(n.request.Hint) > 0 {
 		e["hint"] = map[bool]string{true: "verified", false: "not verified"}[f.hint]
@@ -305,10 +493,17 @@ func (s *Site) obsolete(tx Tx, device Device, by ccm.ClientID, actor, why string
 	return s.trust(tx, actor, "device.obsolete", string(device.ClientID), map[string]string{"by": string(by), "key": string(device.Key), "name": device.Name(), "why": why})
 }
 
-// hold keeps a device at level known while the conflict waits.
-func (d *Device) hold(c Conflict) {
+// hold keeps a device at level known while the conflict waits. A device that a person has rejected stays that.
+func (d *Device) hold(c Conflict, because string) {
 	d.Conflict = c.ID
-	d.Approval = Approval{Status: ccm.ApprovalNone, Level: proof.LevelKnown, Method: d.Approval.Method, Rule: "held: conflict " + c.ID, Evidence: d.Approval.Evidence, By: actorSite, At: c.Created}
+	if d.Rejected() {
+		return
+	}
+	rule := "held: conflict " + c.ID
+	if because != "" {
+		rule += ": " + because
+	}
+	d.Approval = Approval{Status: ccm.ApprovalNone, Level: proof.LevelKnown, Method: d.Approval.Method, Rule: rule, Evidence: d.Approval.Evidence, By: actorSite, At: c.Created}
 }
 
 const wouldBe = "would-be-"
@@ -412,7 +607,7 @@ func (s *Site) judgeMove(tx Tx, caller Caller, n *newcomer, before Device, devic
 	if rule.then == quarantine {
 		c.State, c.By, c.Decided = ConflictWaiting, "", time.Time{}
 		c.keep(device.Approval)
-		device.hold(c)
+		device.hold(c, "")
 	}
 	if rule.then != noted {
 		n.tell(catalog.TwinKey, device.ClientID, "hardware id %s, before %s; conflict %s: %s", fresh, old, c.ID, rule.name)

@@ -29,6 +29,11 @@ func (d Device) Blocked() bool { return d.Block.Blocked || d.Superseded() }
 // Superseded reports whether another record of the same computer replaced this one.
 func (d Device) Superseded() bool { return d.Obsolete.By != "" }
 
+// Rejected reports whether a person has said that the device is not approved.
+func (d Device) Rejected() bool {
+	return d.Approval.By != "" && d.Approval.By != actorSite && d.Approval.Level <= proof.LevelKnown
+}
+
 // Refused returns why the device is refused everywhere, with the code DeviceBlocked or DeviceObsolete, or nil.
 func (d Device) Refused() error {
 	switch {

@@ -146,7 +146,10 @@ func (c *certificate) name() string {
 func (c *certificate) of(netbios, fqdn string) bool {
 	name := c.name()
 	host, _, _ := strings.Cut(name, ".")
-	return sameName(host, netbios) && (fqdn == "" || sameName(strings.TrimSuffix(fqdn, "."), name))
+	if fqdn == "" {
+		return sameName(host, netbios)
+	}
+	return shortens(netbios, host) && sameName(strings.TrimSuffix(fqdn, "."), name)
 }
 
 // addCertificate keeps what a certificate says.

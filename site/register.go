@@ -62,9 +62,13 @@ type newcomer struct {
 	// Found out in the transaction.
 	owner    ccm.ClientID // when wanted belongs to another key
 	reserve  *Reservation // when an id is promised to the key
+	realm    proof.Realm  // of the caller's ticket
+	refusal  *refusal     // a device that a person refused and that this one may be
+	bare     Approval     // that its own proof gives, were it not for the refusal
 	identity string       // that the caller has proved, see [Device.Proved]
 	own      bool         // that is this computer and nobody else
 	code     catalog.Code // why a proof was not enough for approval
+	misfit   string       // the same in words
 	events   []Event
 	moved    bool // the site state moves
 	rotated  bool // the key took a former one's place
@@ -237,11 +241,11 @@ func (s *Site) registerNew(tx Tx, caller Caller, n *newcomer) (Registration, err
 	}
 	now := s.time()
 	device := Device{ClientID: id, Key: n.key, Record: n.record, Created: now, Updated: now, LastSeen: now}
-	if device.Approval, err = s.approve(tx, caller, n, now); err != nil {
+	if device.Approval, err = s.approve(tx, caller, n, nil, now); err != nil {
 		return Registration{}, err
 	}
 	device.Proved = n.identity
-	twins, err := s.twins(tx, n, device, false)
+	twins, err := s.twins(tx, n, device, nil, true)
 	if err != nil {
 		return Registration{}, err
 	}
@@ -263,7 +267,7 @@ func (s *Site) registerNew(tx Tx, caller Caller, n *newcomer) (Registration, err
 	if err := s.trust(tx, actorSite, "device.register", string(device.ClientID), trustOf(device)); err != nil {
 		return Registration{}, err
 	}
-	n.tell(n.code, device.ClientID, "the account %s was proved; the computer calls itself %q and %q", n.identity, n.record.NetbiosName, n.record.FQDName)
+	n.tell(n.code, device.ClientID, "the account %s was proved; the computer calls itself %q and %q: %s", n.identity, n.record.NetbiosName, n.record.FQDName, n.misfit)
 	return Registration{Device: device, New: !n.rotated, Changed: true}, nil
 }
 
@@ -293,7 +297,7 @@ func (s *Site) registerAgain(tx Tx, caller Caller, n *newcomer, device Device) (
 		return Registration{}, err
 	}
 	before, now := device, s.time()
-	approval, err := s.approve(tx, caller, n, now)
+	approval, err := s.approve(tx, caller, n, &before, now)
 	if err != nil {
 		return Registration{}, err
 	}
@@ -303,15 +307,16 @@ func (s *Site) registerAgain(tx Tx, caller Caller, n *newcomer, device Device) (
 		device.Approval = approval
 	}
 	var twins []finding
-	if raised || n.owner != "" || device.Record.HardwareID1 != before.Record.HardwareID1 || device.Proved != before.Proved {
-		if twins, err = s.twins(tx, n, device, true); err != nil {
+	changed := raised || n.owner != "" || device.Record.HardwareID1 != before.Record.HardwareID1 || device.Proved != before.Proved
+	if changed || n.own || n.refusal != nil {
+		if twins, err = s.twins(tx, n, device, &before, changed); err != nil {
 			return Registration{}, err
 		}
 	}
 	if err := noteTicket(tx, caller); err != nil {
 		return Registration{}, err
 	}
-	raisedHeld, err := s.raiseHeld(tx, &device, approval)
+	raisedHeld, err := s.raiseHeld(tx, &device, n.bare)
 	if err != nil {
 		return Registration{}, err
 	}
@@ -328,7 +333,7 @@ func (s *Site) registerAgain(tx Tx, caller Caller, n *newcomer, device Device) (
 	if err := tx.PutDevice(device); err != nil {
 		return Registration{}, err
 	}
-	n.tell(n.code, device.ClientID, "the account %s was proved; the computer calls itself %q and %q", n.identity, n.record.NetbiosName, n.record.FQDName)
+	n.tell(n.code, device.ClientID, "the account %s was proved; the computer calls itself %q and %q: %s", n.identity, n.record.NetbiosName, n.record.FQDName, n.misfit)
 	return Registration{Device: device, Changed: true}, s.trust(tx, actorSite, "device.update", string(device.ClientID), trustOf(device))
 }
 
@@ -430,8 +435,8 @@ func unclaimed(tx Tx, id ccm.ClientID) (bool, error) {
 	return false, err
 }
 
-// approve gathers the evidence and decides.
-func (s *Site) approve(tx Tx, caller Caller, n *newcomer, now time.Time) (Approval, error) {
+// approve gathers the evidence and decides; known is the record of the key, nil for a new one.
+func (s *Site) approve(tx Tx, caller Caller, n *newcomer, known *Device, now time.Time) (Approval, error) {
 	settings := s.Settings()
 	e := evidence{method: caller.Method, bulkID: caller.BulkID, weakKey: n.weak, ceiling: caller.Ceiling, approval: settings.ApprovalAt(now),
 		netbios: n.record.NetbiosName, fqdn: n.record.FQDName, cloud: caller.cloud(), certificate: n.shown}
@@ -443,25 +448,32 @@ func (s *Site) approve(tx Tx, caller Caller, n *newcomer, now time.Time) (Approv
 	}
 	if caller.Method == proof.Kerberos && caller.Ticket != nil {
 		e.ticket, e.realm = caller.Ticket, settings.Realm(caller.Ticket.Realm)
-	}
-	if hardware := n.record.HardwareID1; hardware != "" && !settings.sharedHardware(n.record) {
-		twin, err := tx.BlockedHardware(hardware)
-		if err != nil && !errors.Is(err, ErrNotFound) {
-			return Approval{}, err
-		}
-		e.blocked = twin
+		_, n.misfit = accountFits(caller.Ticket.Account, e.realm, e.netbios, e.fqdn)
 	}
 	n.identity, n.own = e.identity()
-	decided := decide(e)
-	n.code = decided.code
+	n.realm = e.realm
+	bare := decide(e)
+	decided := bare
+	n.code = bare.code
+	var err error
+	if n.refusal, err = s.refusalOf(tx, n, e, known); err != nil {
+		return Approval{}, err
+	}
+	if e.refused = n.refusal; e.refused != nil {
+		decided = decide(e)
+		decided.name = strings.Replace(decided.name, ruleRefusedDevice, e.refused.String(), 1)
+	}
 	facts := map[string]string{"key": string(n.key)}
 	for _, fact := range [...]struct{ label, value string }{
 		{"bulk-token", e.bulkID}, {"account", caller.Account}, {"realm", caller.Realm},
-		{"address", caller.Address}, {"blocked-twin", string(e.blocked)}, {"wanted-but-taken", string(n.owner)},
+		{"address", caller.Address}, {"wanted-but-taken", string(n.owner)},
 	} {
 		if fact.value != "" {
 			facts[fact.label] = fact.value
 		}
+	}
+	if r := e.refused; r != nil {
+		facts[map[bool]string{true: "blocked-twin", false: "rejected-twin"}[r.device.Block.Blocked]] = string(r.device.ClientID)
 	}
 	if e.ticket != nil {
 		addTicket(facts, e)
@@ -475,7 +487,10 @@ func (s *Site) approve(tx Tx, caller Caller, n *newcomer, now time.Time) (Approv
 	if decided.name == ruleEveryone {
 		facts["everyone-until"] = settings.EveryoneUntil.Format(time.RFC3339)
 	}
-	return Approval{Status: decided.status, Level: decided.level, Method: e.method, Rule: decided.name, Evidence: facts, By: actorSite, At: now}, nil
+	approval := Approval{Status: decided.status, Level: decided.level, Method: e.method, Rule: decided.name, Evidence: facts, By: actorSite, At: now}
+	n.bare = approval
+	n.bare.Status, n.bare.Level, n.bare.Rule = bare.status, bare.level, bare.name
+	return approval, nil
 }
 
 // addTicket keeps what a ticket proved.

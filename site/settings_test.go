@@ -131,7 +131,7 @@ func TestSharedHardware(t *testing.T) {
 	}
 	a := Record{HardwareID1: "2:AB", MACAddress: "00-15-5d-01-02-03", NetbiosName: "wk1"}
 	b := Record{HardwareID1: "2:ab", MACAddress: "00:15:5D:01:02:03", NetbiosName: "WK1"}
-	if got, want := settings.likeness(a, b), "hardware id, NetBIOS name"; got != want {
+	if got, want := settings.likeness(Device{Record: a}, Device{Record: b}), "hardware id, NetBIOS name"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

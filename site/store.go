@@ -63,7 +63,10 @@ type Devices interface {
 	DeviceByKey(key proof.KeyThumbprint) (Device, error)                       // ErrNotFound
 	Devices(filter DeviceFilter) ([]Device, error)                             // by creation time, then client id
 	DevicesByHardware(hardwareID string, limit int) ([]Device, error)          // the oldest with that HardwareID1 that are not obsolete; none for ""
-	BlockedHardware(hardwareID string) (ccm.ClientID, error)                   // a blocked device with that HardwareID1, or ErrNotFound
+	DevicesByIdentity(identity string, limit int) ([]Device, error)            // those that have proved it and are not obsolete, the highest level and then the newest first; none for ""
+	RefusedHardware(hardwareID string) (ccm.ClientID, error)                   // a device with that HardwareID1 that is blocked, else one that is [Device.Rejected] and not obsolete, or ErrNotFound
+	RefusedIdentity(identity string) (ccm.ClientID, error)                     // the same of devices that have proved the identity
+	IdentityReplaced(identity string, since time.Time) (int, error)            // how many devices have replaced others that had proved the identity, since then
 	BlockedKeys() ([]proof.KeyThumbprint, error)                               // keys of all blocked devices, sorted
 	ReplacedKeys() (map[proof.KeyThumbprint]ccm.ClientID, error)               // keys of obsolete devices and former keys, with the device that replaced them
 	FormerKey(key proof.KeyThumbprint) (ccm.ClientID, error)                   // the device that had the key before it got another, or ErrNotFound

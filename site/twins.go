@@ -2,8 +2,8 @@ package site
 
 import (
 	"strings"
+	"time"
 
-	"postern/catalog"
 	"postern/proof"
 )
 
@@ -26,8 +26,10 @@ type twin struct {
 	known    bool        // the newcomer was registered before
 	weak     bool        // its key or signature is weak
 	level    proof.Level // that its own proof gives
+	refused  bool        // a person refused the existing device, and but for that the newcomer would be approved
+	flaps    bool        // the newcomer's identity goes from key to key: see [maxReplaced]
 	identity string      // see [Device.Proved], when its own proof says that it is this computer and nobody else; else ""
-	name     string      // its NetBIOS name
+	realm    proof.Realm // of the account that it has proved
 	hint     bool        // it brought a hint that verifies with the existing device's key
 	existing Device
 	manual   bool // conflict.resolution
@@ -36,11 +38,16 @@ type twin struct {
 // sameIdentity: the newcomer has proved to be what the existing device's key had proved to be.
 func (t twin) sameIdentity() bool { return t.identity != "" && t.identity == t.existing.Proved }
 
-// unproved: nothing but its own key stands behind the existing device, and it has the newcomer's name, which the newcomer's account proves. An Entra
-// device and a certificate prove no name of a computer.
+// unproved: nothing but its own key stands behind the existing device, and it has both names that the newcomer's account proves: a NetBIOS name alone
+// may be that of another computer in another realm. An Entra device and a certificate prove no name of a computer.
 func (t twin) unproved() bool {
 	e := t.existing
-	return accountIdentity(t.identity) && (e.Approval.Level <= proof.LevelKnown || e.Approval.unproved()) && e.Approval.By == actorSite && sameName(t.name, e.Record.NetbiosName)
+	if !accountIdentity(t.identity) || e.Approval.By != actorSite || e.Approval.Level > proof.LevelKnown && !e.Approval.unproved() || e.Record.FQDName == "" {
+		return false
+	}
+	account, _, _ := strings.Cut(t.identity, "@")
+	misfit, _ := accountFits(account, t.realm, e.Record.NetbiosName, e.Record.FQDName)
+	return misfit == ""
 }
 
 // rotates: the hint says that the former key's holder wanted this, and the newcomer's own proof stands behind it. The hint alone moves nothing: it
@@ -51,11 +58,6 @@ func (t twin) rotates() bool {
 		(e.Proved == "" || t.sameIdentity())
 }
 
-// rejected reports whether a person has said that the device is not approved.
-func (d Device) rejected() bool {
-	return d.Approval.By != "" && d.Approval.By != actorSite && d.Approval.Level <= proof.LevelKnown
-}
-
 // twinRule is one line of the table for two keys: the first that matches decides.
 type twinRule struct {
 	name  string
@@ -64,11 +66,13 @@ type twinRule struct {
 }
 
 func twinRules() []twinRule {
-	untouched := func(t twin) bool { return t.weak || t.existing.Blocked() || t.existing.rejected() }
+	untouched := func(t twin) bool { return t.weak || t.existing.Blocked() || t.existing.Rejected() }
 	return []twinRule{
+		{ruleRefused, func(t twin) bool { return t.refused }, hold},
 		{"a blocked or rejected device, or a weak key; a person decides", func(t twin) bool { return untouched(t) && t.manual && !t.known }, hold},
 		{"a blocked or rejected device, or a weak key; nothing moves", untouched, separate},
 		{"hint by the former key, and a proof as good as its own", twin.rotates, rotate},
+		{ruleFlaps, func(t twin) bool { return t.flaps && t.sameIdentity() }, hold},
 		{"proved by the same identity", twin.sameIdentity, supersede},
 		{"proved, and the other is known by its name only", twin.unproved, supersede},
 		{"a known device asks for another's place", func(t twin) bool { return t.known }, separate},
@@ -76,6 +80,21 @@ func twinRules() []twinRule {
 		{"no proof tells them apart; each is a device of its own", func(twin) bool { return true }, separate},
 	}
 }
+
+// Rules by which only a person lets the newcomer go on: until then it takes nobody's place, whatever it proves.
+const (
+	ruleRefused = "a person refused the device that this one may be; a person decides"
+	ruleFlaps   = "one identity goes from key to key; a person decides"
+)
+
+// firm reports whether a rule leaves all to a person.
+func firm(rule string) bool { return rule == ruleRefused || rule == ruleFlaps }
+
+// An identity that others have replaced so often in so short a time is held by several computers at once: copies of one disk share an account.
+const (
+	maxReplaced    = 3
+	replacedWithin = time.Hour
+)
 
 // decideTwin says what follows. It is pure: same evidence, same answer.
 func decideTwin(t twin) twinRule {
@@ -122,14 +141,13 @@ func first[Rule, Fact any](rules []Rule, fact Fact, match func(Rule) func(Fact) 
 	return rules[len(rules)-1] // the last matches everything
 }
 
-// twinCode is the code of the event that tells of a twin.
-func twinCode(kind ConflictKind) catalog.Code {
-	return map[ConflictKind]catalog.Code{ConflictHardware: catalog.TwinHardware, ConflictClientID: catalog.RegistrationIDTaken, ConflictKey: catalog.TwinKey}[kind]
-}
-
 // likeness lists what two records have in common, apart from ids that many computers share.
-func (s Settings) likeness(a, b Record) string {
+func (s Settings) likeness(one, other Device) string {
 	var same []string
+	if one.Proved != "" && one.Proved == other.Proved {
+		same = append(same, "proved identity")
+	}
+	a, b := one.Record, other.Record
 	for _, field := range []struct{ name, a, b string }{
 		{"hardware id", a.HardwareID1, b.HardwareID1}, {"SMBIOS id", a.SMBIOSID, b.SMBIOSID}, {"MAC address", a.MACAddress, b.MACAddress},
 	} {

@@ -27,17 +27,20 @@ func TestC61_NoTwinInherits(t *testing.T) {
 	folder, n := t.TempDir(), 0
 	rapid.Check(t, func(r *rapid.T) {
 		n++
-		p := &drawing{world: newWorld(t, filepath.Join(folder, fmt.Sprint(n, ".db"))), r: r, proofs: shown{}, keys: map[proof.KeyThumbprint]ccm.ClientID{}, entra: map[proof.KeyThumbprint]string{}}
+		p := &drawing{world: newWorld(t, filepath.Join(folder, fmt.Sprint(n, ".db"))), r: r, proofs: shown{}, keys: map[proof.KeyThumbprint]ccm.ClientID{}, entra: map[proof.KeyThumbprint]string{},
+			owns: map[proof.KeyThumbprint]string{}, decided: map[ccm.ClientID]bool{}}
 		defer p.store.Close()
 		p.company(r)
 		p.tokens = []site.BulkToken{p.bulk(t, 0), p.bulk(t, 0)}
 		for range rapid.IntRange(1, 14).Draw(r, "steps") {
-			p.clock.advance(time.Duration(rapid.IntRange(0, 30).Draw(r, "hours")) * time.Hour)
-			switch rapid.IntRange(0, 9).Draw(r, "act") {
+			p.clock.advance(time.Duration(rapid.SampledFrom([]int{0, 0, 1, 2, 30}).Draw(r, "hours")) * time.Hour)
+			switch rapid.IntRange(0, 11).Draw(r, "act") {
 			case 0:
 				p.setting()
 			case 1:
 				p.decide()
+			case 2:
+				p.refuse()
 			default:
 				p.register()
 			}
@@ -52,6 +55,9 @@ type drawing struct {
 	proofs shown
 	keys   map[proof.KeyThumbprint]ccm.ClientID
 	entra  map[proof.KeyThumbprint]string // the Entra device that a key has proved to be
+
+	owns    map[proof.KeyThumbprint]string // what a key has last proved to be, under the names of just that computer
+	decided map[ccm.ClientID]bool          // devices of which a person has decided something
 }
 
 func (p *drawing) setting() {
@@ -76,11 +82,27 @@ func (p *drawing) decide() {
 	c := rapid.SampledFrom(conflicts).Draw(p.r, "conflict")
 	verdict := rapid.SampledFrom([]site.ConflictState{site.ConflictMerged, site.ConflictNew, site.ConflictBlocked}).Draw(p.r, "verdict")
 	before := p.all()
+	p.decided[c.Newcomer], p.decided[c.Existing] = true, true
 	if _, err := p.DecideConflict(context.Background(), c.ID, verdict, "bert", "drawn"); err != nil {
 		p.compare(before, p.all(), nil)
 		return
 	}
 	p.compare(before, p.all(), map[ccm.ClientID]bool{c.Newcomer: true, c.Existing: true})
+	p.check()
+}
+
+// refuse lets a person block or reject a device, or take that back.
+func (p *drawing) refuse() {
+	before := p.all()
+	if len(before) == 0 {
+		return
+	}
+	d := rapid.SampledFrom(before).Draw(p.r, "refused")
+	act := site.Act{Verb: rapid.SampledFrom([]string{site.ActBlock, site.ActReject, site.ActUnblock}).Draw(p.r, "verb")}
+	if _, err := p.Act(context.Background(), []ccm.ClientID{d.ClientID}, act, "anna", "drawn"); err != nil {
+		p.r.Fatal(err)
+	}
+	p.compare(before, p.all(), map[ccm.ClientID]bool{d.ClientID: true})
 	p.check()
 }
 
@@ -129,7 +151,8 @@ func (p *drawing) register() {
 	n := rapid.IntRange(0, 5).Draw(p.r, "key")
 	a := device(n)
 	caller := p.caller(a)
-	edits := []func(*ccm.RegistrationRequest){named(rapid.IntRange(0, 2).Draw(p.r, "name")), p.sent}
+	name := rapid.IntRange(0, 2).Draw(p.r, "name")
+	edits := []func(*ccm.RegistrationRequest){named(name), p.sent}
 	if h := rapid.IntRange(-1, 2).Draw(p.r, "hardware"); h >= 0 {
 		edits = append(edits, hardware(fmt.Sprint("2:", h)))
 	}
@@ -150,7 +173,40 @@ func (p *drawing) register() {
 		p.r.Fatalf("key %d was device %s and is %s", n, id, out.Device.ClientID)
 	}
 	p.keys[a.thumbprint] = out.Device.ClientID
+	if identity := ownIdentity(caller, name); identity != "" && out.Device.Proved == identity {
+		p.owns[a.thumbprint] = identity
+	}
 	p.check()
+	p.notRefused(before, out)
+}
+
+// ownIdentity is what a caller proves to be when that is the computer with the n-th name, else "".
+func ownIdentity(caller site.Caller, name int) string {
+	switch {
+	case caller.Ticket != nil && caller.Ticket.Account == account(name) && caller.Ticket.Realm == realm:
+		return account(name) + "@" + realm
+	case caller.Cloud != nil && caller.Cloud.Kind == proof.CloudDevice:
+		return "entra:" + caller.Cloud.Device + "@" + caller.Cloud.Tenant
+	case caller.Method == proof.PKICertificate:
+		return "certificate:" + fmt.Sprintf("wk%d.corp.example", name) + "@" + companyPin()
+	}
+	return ""
+}
+
+// notRefused checks that no new key is approved that is the computer of a refused device by its identity, or by a hardware id that no setting excepts.
+func (p *drawing) notRefused(before []site.Device, out site.Registration) {
+	d := out.Device
+	if !out.New || d.Approval.Level < proof.LevelManaged {
+		return
+	}
+	for _, x := range before {
+		refused := x.Block.Blocked || x.Rejected() && !x.Superseded()
+		sameHardware := d.Record.HardwareID1 != "" && x.Record.HardwareID1 == d.Record.HardwareID1 && len(p.Settings().SharedHardware) == 0
+		sameIdentity := x.Proved != "" && x.Proved == d.Proved
+		if refused && (sameHardware || sameIdentity) {
+			p.r.Fatalf("%s is approved by %q in spite of %s", d.ClientID, d.Approval.Rule, x.ClientID)
+		}
+	}
 }
 
 func (p *drawing) all() []site.Device {
@@ -185,11 +241,18 @@ func (p *drawing) compare(before, after []site.Device, may map[ccm.ClientID]bool
 // check looks at every device: its approval rests on what its own key has shown, and a key that was replaced opens nothing.
 func (p *drawing) check() {
 	owners := map[proof.KeyThumbprint]bool{}
+	live := map[string]ccm.ClientID{} // the approved device of an identity
 	for _, d := range p.all() {
 		if owners[d.Key] {
 			p.r.Fatalf("key %s is two devices", d.Key)
 		}
 		owners[d.Key] = true
+		if own := p.owns[d.Key]; own != "" && own == d.Proved && !d.Blocked() && d.Approval.By == "site" && d.Approval.Level >= proof.LevelManaged && !p.decided[d.ClientID] {
+			if live[own] != "" {
+				p.r.Fatalf("%s is two approved devices, %s and %s", own, live[own], d.ClientID)
+			}
+			live[own] = d.ClientID
+		}
 		proofs := p.proofs[string(d.Key)]
 		if d.Approval.Evidence["key"] != string(d.Key) {
 			p.r.Fatalf("%s has the key %s and the evidence of %s", d.ClientID, d.Key, d.Approval.Evidence["key"])

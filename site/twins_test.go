@@ -14,7 +14,7 @@ func TestC61_TwinTable(t *testing.T) {
 	bools := []bool{false, true}
 	levels := []proof.Level{proof.LevelNone, proof.LevelKnown, proof.LevelManaged, proof.LevelSecrets}
 	n := 0
-	for _, kind := range []ConflictKind{ConflictHardware, ConflictClientID} {
+	for _, kind := range []ConflictKind{ConflictHardware, ConflictClientID, ConflictIdentity} {
 		for _, known := range bools {
 			for _, weak := range bools {
 				for _, manual := range bools {
@@ -22,8 +22,9 @@ func TestC61_TwinTable(t *testing.T) {
 						for _, level := range levels[1:3] {
 							for _, identity := range []string{"", "WK1$@CORP", "WK2$@CORP", "entra:a@t", "certificate:wk1.corp@ff"} {
 								for _, existing := range existingDevices(levels) {
-									x := twin{kind: kind, known: known, weak: weak, level: level, identity: identity, name: "WK1", hint: hint, existing: existing, manual: manual}
+									x := twin{kind: kind, known: known, weak: weak, level: level, identity: identity, realm: proof.Realm{Name: "CORP", Suffixes: []string{"corp"}}, hint: hint, existing: existing, manual: manual}
 									checkTwin(t, x)
+									checkFirm(t, x)
 									n++
 								}
 							}
@@ -44,7 +45,7 @@ func existingDevices(levels []proof.Level) (list []Device) {
 			for _, name := range []string{"wk1", "WK9"} {
 				for _, by := range []string{actorSite, "anna"} {
 					for _, mark := range []string{"", "blocked", "held", "obsolete"} {
-						d := Device{ClientID: "GUID:X", Key: "k", Proved: proved, Record: Record{NetbiosName: name}, Approval: Approval{Level: level, By: by}}
+						d := Device{ClientID: "GUID:X", Key: "k", Proved: proved, Record: Record{NetbiosName: name, FQDName: name + ".corp"}, Approval: Approval{Level: level, By: by}}
 						switch mark {
 						case "blocked":
 							d.Block.Blocked = true
@@ -69,13 +70,13 @@ func checkTwin(t *testing.T, x twin) {
 	}
 	moves := got.then == supersede || got.then == rotate
 	e := x.existing
-	if moves && (x.weak || e.Block.Blocked || e.Superseded() || e.rejected()) {
+	if moves && (x.weak || e.Block.Blocked || e.Superseded() || e.Rejected()) {
 		wrong("a weak key, or a blocked, obsolete or rejected device")
 	}
 	if got.then == supersede && x.identity == "" {
 		wrong("without a proved account")
 	}
-	if got.then == supersede && x.identity != e.Proved && (e.Approval.Level > proof.LevelKnown || e.Record.NetbiosName != "wk1" || e.Approval.By != actorSite) {
+	if got.then == supersede && x.identity != e.Proved && (e.Approval.Level > proof.LevelKnown || e.Record.FQDName != "wk1.corp" || e.Approval.By != actorSite) {
 		wrong("another account's device, or one that is approved")
 	}
 	if got.then == supersede && !accountIdentity(x.identity) && x.identity != e.Proved {
@@ -93,6 +94,45 @@ func checkTwin(t *testing.T, x twin) {
 	if x.hint && !x.weak && !x.known && !e.Blocked() && e.Conflict == "" && x.identity == "WK1$@CORP" && e.Proved == x.identity && x.level == proof.LevelManaged &&
 		e.Approval.Level <= proof.LevelManaged && e.Approval.By == actorSite && got.then != rotate {
 		wrong("an honest rotation is refused")
+	}
+}
+
+// checkFirm: what a person refused, and an identity that goes from key to key, is left to a person, whoever the newcomer is.
+func checkFirm(t *testing.T, x twin) {
+	before := decideTwin(x)
+	x.refused = true
+	if got := decideTwin(x); got.then != hold || !firm(got.name) {
+		t.Errorf("%+v: %s by %q", x, got.then, got.name)
+	}
+	x.refused, x.flaps = false, true
+	if got := decideTwin(x); before.then == supersede && x.sameIdentity() && (got.then != hold || !firm(got.name)) {
+		t.Errorf("%+v: %s by %q", x, got.then, got.name)
+	}
+}
+
+func TestUnprovedComparesBothNames(t *testing.T) {
+	corp := proof.Realm{Name: "CORP.EXAMPLE", Suffixes: []string{"corp.example", "branch.example"}}
+	child := proof.Realm{Name: "CHILD.CORP.EXAMPLE", Suffixes: []string{"child.corp.example"}}
+	for _, test := range []struct {
+		name, identity string
+		realm          proof.Realm
+		netbios, fqdn  string
+		want           outcome
+	}{
+		{"both names", "WK1$@CORP.EXAMPLE", corp, "wk1", "wk1.corp.example", supersede},
+		{"another suffix of the realm", "WK1$@CORP.EXAMPLE", corp, "WK1", "wk1.branch.example.", supersede},
+		{"the same account name in another realm", "WK1$@CHILD.CORP.EXAMPLE", child, "WK1", "wk1.corp.example", separate},
+		{"another host of the domain", "WK1$@CORP.EXAMPLE", corp, "WK1", "wk2.corp.example", separate},
+		{"a NetBIOS name only", "WK1$@CORP.EXAMPLE", corp, "WK1", "", separate},
+		{"another NetBIOS name", "WK1$@CORP.EXAMPLE", corp, "WK2", "wk1.corp.example", separate},
+		{"a realm that is not known", "WK1$@CORP.EXAMPLE", proof.Realm{}, "WK1", "wk1.corp.example", separate},
+		{"a long name", "LONGCOMPUTERNAM$@CORP.EXAMPLE", corp, "LONGCOMPUTERNAM", "longcomputername-01.corp.example", supersede},
+	} {
+		x := twin{kind: ConflictHardware, level: proof.LevelManaged, identity: test.identity, realm: test.realm,
+			existing: Device{Record: Record{NetbiosName: test.netbios, FQDName: test.fqdn}, Approval: Approval{Level: proof.LevelKnown, By: actorSite}}}
+		if got := decideTwin(x); got.then != test.want {
+			t.Errorf("%s: got %s by %q, want %s", test.name, got.then, got.name, test.want)
+		}
 	}
 }
 
@@ -150,6 +190,16 @@ func TestC69_TheAccountIsThisComputer(t *testing.T) {
 		{"a bare host", "WK1$", "WK1", "wk1", catalog.RegistrationOutsideRealm},
 		{"the domain itself", "WK1$", "WK1", "corp.example", catalog.RegistrationOutsideRealm},
 		{"punycode", "WK1$", "WK1", "wk1.xn--crp-5cd.example", catalog.RegistrationOutsideRealm},
+		{"a long name", "LONGCOMPUTERNAM$", "LONGCOMPUTERNAM", "longcomputername-01.corp.example", own},
+		{"a long name in another case", "longcomputernam$", "LongComputerNam", "LONGCOMPUTERNAME-01.Corp.Example", own},
+		{"a name of 15 characters", "LONGCOMPUTERNAM$", "LONGCOMPUTERNAM", "longcomputernam.corp.example", own},
+		{"a long name that begins otherwise", "LONGCOMPUTERNAM$", "LONGCOMPUTERNAM", "longcomputer-name-01.corp.example", catalog.RegistrationOutsideRealm},
+		{"a host shorter than the account", "LONGCOMPUTERNAM$", "LONGCOMPUTERNAM", "longcomputerna.corp.example", catalog.RegistrationOutsideRealm},
+		{"a longer host, but the account is short of 15", "LONGCOMPUTERNA$", "LONGCOMPUTERNA", "longcomputername-01.corp.example", catalog.RegistrationOutsideRealm},
+		{"a longer host, but the account is over 15", "LONGCOMPUTERNAME$", "LONGCOMPUTERNAME", "longcomputername-01.corp.example", catalog.RegistrationOutsideRealm},
+		{"a long name outside the realm", "LONGCOMPUTERNAM$", "LONGCOMPUTERNAM", "longcomputername-01.evilcorp.example", catalog.RegistrationOutsideRealm},
+		{"a long NetBIOS name, which is none", "LONGCOMPUTERNAM$", "LONGCOMPUTERNAME-01", "longcomputername-01.corp.example", catalog.RegistrationOtherComputer},
+		{"a long name of another alphabet", "LONGCOMPUTERNAM$", "LONGCOMPUTERNAM", "longcomputernam\u0435-01.evil.example", catalog.RegistrationOutsideRealm},
 		{"a fullwidth dot", "WK1$", "WK1", "wk1\uff0ecorp.example", catalog.RegistrationOutsideRealm},
 	} {
 		e := evidence{method: proof.Kerberos, ceiling: proof.LevelManaged, approval: ApproveTrustedDomains, ticket: &proof.Ticket{Account: test.account, Realm: corp.Name}, realm: corp,
@@ -177,7 +227,7 @@ func TestEveryoneLiftsNeitherBlockNorWeaknessNorCeiling(t *testing.T) {
 		t.Errorf("everyone: got %+v", got)
 	}
 	for name, change := range map[string]func(*evidence){
-		"blocked hardware":    func(e *evidence) { e.blocked = "GUID:X" },
+		"blocked hardware":    func(e *evidence) { e.refused = &refusal{} },
 		"weak key":            func(e *evidence) { e.weakKey = true },
 		"ceiling":             func(e *evidence) { e.ceiling = proof.LevelKnown },
 		"no ceiling":          func(e *evidence) { e.ceiling = proof.LevelNone },

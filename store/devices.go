@@ -187,7 +187,12 @@ func (t *tx) DevicesByHardware(hardwareID string, limit int) ([]site.Device, err
 	if hardwareID == "" {
 		return nil, nil
 	}
-	ids, err := many(t, sameHardware, value[ccm.ClientID], hardwareID, hardwareID, limitOf(limit))
+	return t.devicesOf(sameHardware, hardwareID, hardwareID, limitOf(limit))
+}
+
+// devicesOf returns the devices whose client ids the query finds.
+func (t *tx) devicesOf(query string, args ...any) ([]site.Device, error) {
+	ids, err := many(t, query, value[ccm.ClientID], args...)
 	devices := make([]site.Device, 0, len(ids))
 	for _, id := range ids {
 		var d site.Device
@@ -199,30 +204,79 @@ func (t *tx) DevicesByHardware(hardwareID string, limit int) ([]site.Device, err
 	return devices, err
 }
 
-// BlockedHardware implements site.Devices. An empty hardware id names no device. Every registration asks, and mostly no device at all is blocked.
-func (t *tx) BlockedHardware(hardwareID string) (ccm.ClientID, error) {
-	if hardwareID == "" {
+// byIdentity finds the current devices that have proved an identity. The index holds the beginning of it only.
+const byIdentity = `select client_id from devices
+	where substr(proved, 1, 64) = substr($1, 1, 64) and proved <> '' and obsolete_by = '' and proved = $2 order by approval_level desc, created desc limit $3`
+
+// identityReplaced counts those that took the place of others with an identity.
+const identityReplaced = `select count(distinct obsolete_by) from devices
+	where substr(proved, 1, 64) = substr($1, 1, 64) and proved <> '' and obsolete_by <> '' and obsolete_at >= $2 and proved = $3`
+
+// DevicesByIdentity implements site.Devices.
+func (t *tx) DevicesByIdentity(identity string, limit int) ([]site.Device, error) {
+	if identity == "" {
+		return nil, nil
+	}
+	return t.devicesOf(byIdentity, identity, identity, limitOf(limit))
+}
+
+// IdentityReplaced implements site.Devices.
+func (t *tx) IdentityReplaced(identity string, since time.Time) (n int, err error) {
+	if identity == "" {
+		return 0, nil
+	}
+	return one(t, identityReplaced, value[int], identity, micros(since), identity)
+}
+
+// rejected is the condition for a device that a person has rejected, as [site.Device.Rejected] says it and the indexes have it.
+const rejected = "approval_level <= 1 and approval_by <> '' and approval_by <> 'site' and obsolete_by = ''"
+
+// Blocked devices come first. Every registration asks by hardware id, and mostly no device at all is blocked or rejected.
+const (
+	someRefused     = "select 1 from devices where blocked union all select 1 from devices where " + rejected + " limit 1"
+	refusedHardware = `select client_id from (
+	select 1 as turn, client_id from devices where blocked and hardware_id1 = $1 union all
+	select 2 as turn, client_id from devices where ` + rejected + ` and hardware_id1 = $2
+) as refused order by turn, client_id limit 1`
+	refusedIdentity = `select client_id from (
+	select 1 as turn, client_id from devices where substr(proved, 1, 64) = substr($1, 1, 64) and proved <> '' and blocked and proved = $2 union all
+	select 2 as turn, client_id from devices where substr(proved, 1, 64) = substr($3, 1, 64) and proved <> '' and ` + rejected + ` and proved = $4
+) as refused order by turn, client_id limit 1`
+)
+
+// RefusedHardware implements site.Devices. An empty hardware id names no device.
+func (t *tx) RefusedHardware(hardwareID string) (ccm.ClientID, error) {
+	return t.refused(hardwareID, refusedHardware, hardwareID, hardwareID)
+}
+
+// RefusedIdentity implements site.Devices. No identity names no device.
+func (t *tx) RefusedIdentity(identity string) (ccm.ClientID, error) {
+	return t.refused(identity, refusedIdentity, identity, identity, identity, identity)
+}
+
+func (t *tx) refused(by, query string, args ...any) (ccm.ClientID, error) {
+	if by == "" {
 		return "", site.ErrNotFound
 	}
-	if some, err := t.someBlocked(); err != nil {
+	if some, err := t.someRefused(); err != nil {
 		return "", err
 	} else if !some {
 		return "", site.ErrNotFound
 	}
-	return one(t, "select client_id from devices where blocked and hardware_id1 = $1 order by client_id limit 1", value[ccm.ClientID], hardwareID)
+	return one(t, query, value[ccm.ClientID], args...)
 }
 
-// someBlocked reports whether devices may be blocked.
-func (t *tx) someBlocked() (bool, error) {
-	if t.lore.blockedKnown || t.failed != nil {
-		return t.lore.someBlocked, t.failed
+// someRefused reports whether devices may be blocked or rejected.
+func (t *tx) someRefused() (bool, error) {
+	if t.lore.refusedKnown || t.failed != nil {
+		return t.lore.someRefused, t.failed
 	}
-	_, err := one(t, "select 1 from devices where blocked limit 1", value[int64])
+	_, err := one(t, someRefused, value[int64])
 	if err != nil && err != site.ErrNotFound {
 		return false, err
 	}
-	t.lore.blockedKnown, t.lore.someBlocked = true, err == nil
-	return t.lore.someBlocked, nil
+	t.lore.refusedKnown, t.lore.someRefused = true, err == nil
+	return t.lore.someRefused, nil
 }
 
 // BlockedKeys implements site.Devices.
@@ -285,7 +339,7 @@ func (t *tx) PutDevice(d site.Device) error {
 		return err
 	}
 	t.newKey = ""
-	t.lore.someBlocked = t.lore.someBlocked || d.Block.Blocked
+	t.lore.someRefused = t.lore.someRefused || d.Block.Blocked || d.Rejected()
 	evidence := ""
 	if len(d.Approval.Evidence) > 0 {
 		evidence = site.FactsJSON(d.Approval.Evidence)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"postern/ccm"
@@ -39,7 +40,7 @@ func TestBlockAndReservationOfAnotherProcess(t *testing.T) {
 	blocked := func(s *Store) (id ccm.ClientID) {
 		t.Helper()
 		update(t, s, func(tx site.Tx) (err error) {
-			if id, err = tx.BlockedHardware("hardware"); err == site.ErrNotFound {
+			if id, err = tx.RefusedHardware("hardware"); err == site.ErrNotFound {
 				return nil
 			}
 			return err
@@ -50,7 +51,7 @@ func TestBlockAndReservationOfAnotherProcess(t *testing.T) {
 	for n, block := range []bool{false, true, false, true} {
 		device.Block.Blocked = block
 		update(t, []*Store{one, other}[n/2], func(tx site.Tx) error {
-			if _, err := tx.BlockedHardware("hardware"); err != nil && err != site.ErrNotFound { // which the writer then remembers
+			if _, err := tx.RefusedHardware("hardware"); err != nil && err != site.ErrNotFound { // which the writer then remembers
 				return err
 			}
 			return tx.PutDevice(device)
@@ -181,6 +182,39 @@ func TestScan(t *testing.T) {
 	} {
 		if scan() == nil {
 			t.Errorf("%s fits", what)
+		}
+	}
+}
+
+// TestIdentitiesAreFoundByIndex: neither these questions nor what many devices have proved may slow the one writer.
+func TestIdentitiesAreFoundByIndex(t *testing.T) {
+	s, err := openFile(t, filepath.Join(t.TempDir(), "site.db"), migrations)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for query, args := range map[string][]any{
+		byIdentity: {"a", "a", int64(8)}, identityReplaced: {"a", int64(1), "a"}, someRefused: {}, refusedHardware: {"a", "a"}, refusedIdentity: {"a", "a", "a", "a"},
+	} {
+		var plan []string
+		err := s.View(t.Context(), func(v site.Tx) error {
+			return v.(*tx).query("explain query plan "+query, args, func(r row) error {
+				var id, parent, unused int64
+				var detail string
+				err := r.Scan(&id, &parent, &unused, &detail)
+				plan = append(plan, detail)
+				return err
+			})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, step := range plan {
+			if strings.Contains(step, "devices") && !strings.Contains(step, "INDEX devices_") {
+				t.Errorf("%s: %s", query, step)
+			}
+		}
+		if len(plan) == 0 {
+			t.Errorf("%s: no plan", query)
 		}
 	}
 }

@@ -31,8 +31,8 @@ type row interface{ Scan(dest ...any) error }
 type lore struct {
 	head         site.TrustEntry // the newest trust entry
 	headKnown    bool
-	someBlocked  bool // devices are blocked, or were
-	blockedKnown bool
+	someRefused  bool // devices are blocked or rejected, or were
+	refusedKnown bool
 	someFormer   bool // devices had other keys before
 	formerKnown  bool
 }

@@ -143,9 +143,21 @@ func CheckIssuer(issuer string, loopbackHTTP bool) error {
 func (f *fetcher) allowedIssuer(issuer string) error {
 	u, err := url.Parse(issuer)
 	if err != nil || !f.secure(u) || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.Opaque != "" {
-		return catalog.Errorf(catalog.EntraIssuerNotAllowed, "the issuer is %s", quote(issuer))
+		return catalog.Errorf(catalog.EntraIssuerNotAllowed, "the issuer is %s", quote(withoutPassword(issuer)))
 	}
 	return nil
+}
+
+// withoutPassword is an address without the password that somebody may have put in it.
+func withoutPassword(address string) string {
+	u, err := url.Parse(address)
+	switch {
+	case err == nil && u.User != nil:
+		return u.Redacted()
+	case err != nil && strings.Contains(address, "@"):
+		return "(not an address)"
+	}
+	return address
 }
 
 // secure reports whether the address has a host that is reached by TLS, or is on this
@@ -166,7 +178,7 @@ func (f *fetcher) secure(u *url.URL) bool {
 func (f *fetcher) allowedKeys(address, issuer string, issuers []string) error {
 	u, err := url.Parse(address)
 	if err != nil || !f.secure(u) || u.User != nil || u.Fragment != "" {
-		return catalog.Errorf(catalog.EntraDiscovery, "the settings of %s have the keys at %s", issuer, quote(address))
+		return catalog.Errorf(catalog.EntraDiscovery, "the settings of %s have the keys at %s", issuer, quote(withoutPassword(address)))
 	}
 	from, err := url.Parse(issuer)
 	if err != nil {

@@ -40,7 +40,8 @@ type SourceConfig struct {
 	// 7 days. Tokens that it has minted have ended by then, so nobody loses by it, and a
 	// key that was withdrawn because it is in other hands does not count for ever.
 	MaxAge time.Duration
-	// Timeout bounds one fetch of a tenant; 0 means 10 seconds.
+	// Timeout bounds one fetch from one issuer; 0 means 10 seconds. An issuer that is
+	// silent takes no time from the tenant's others.
 	Timeout time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
@@ -243,11 +244,9 @@ func (s *Source) fetch(ctx context.Context, t *tenantKeys, onlyDue bool) error {
 	}
 	s.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
-	defer cancel()
 	var first error
 	for _, issuer := range issuers {
-		answer, err := s.fetcher.fetch(ctx, t.id, issuer, issuers, answers[issuer], now)
+		answer, err := s.ask(ctx, t.id, issuer, issuers, answers[issuer], now)
 		if err != nil {
 			if first == nil {
 				first = err
@@ -262,6 +261,13 @@ func (s *Source) fetch(ctx context.Context, t *tenantKeys, onlyDue bool) error {
 	}
 	s.settle(t, issuers, answers, first)
 	return first
+}
+
+// ask fetches from one issuer, in its own time.
+func (s *Source) ask(ctx context.Context, tenantID, issuer string, issuers []string, last fetched, now time.Time) (fetched, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
+	defer cancel()
+	return s.fetcher.fetch(ctx, tenantID, issuer, issuers, last, now)
 }
 
 // settle writes down what a fetch brought, if the tenant still has those issuers.

@@ -523,6 +523,7 @@ func TestCheckIssuer(t *testing.T) {
 		{"http://keycloak.example/realms/devices", true, false},
 		{"http://localhost.evil.example/", true, false},
 		{"https://user:secret@keycloak.example/", false, false},
+		{"https://user:secret@key cloak.example/", false, false},
 		{"https://keycloak.example/?tenant=a", false, false},
 		{"https://keycloak.example/#a", false, false},
 		{"https:///realms", false, false},
@@ -534,6 +535,9 @@ func TestCheckIssuer(t *testing.T) {
 		err := CheckIssuer(test.issuer, test.loopback)
 		if got := err == nil; got != test.want || err != nil && catalog.CodeOf(err) != catalog.EntraIssuerNotAllowed {
 			t.Errorf("%q, %v: got %v", test.issuer, test.loopback, err)
+		}
+		if err != nil && strings.Contains(catalog.Public(err), "secret") {
+			t.Errorf("%q: the password is shown: %v", test.issuer, err)
 		}
 	}
 }
@@ -582,5 +586,25 @@ func TestProviderWithUnknownAuthority(t *testing.T) {
 	}
 	if got := provider.Fetches(); got != (issuer.Fetches{}) {
 		t.Errorf("it asked %+v", got)
+	}
+}
+
+// A silent issuer takes no time from the tenant's others: their keys come all the same.
+func TestSilentIssuerBesideAGoodOne(t *testing.T) {
+	silent, good := newProvider(t), newProvider(t)
+	release := make(chan struct{})
+	silent.discovery = func(http.ResponseWriter, *http.Request) { <-release }
+	defer close(release)
+	good.keys = func(w http.ResponseWriter, _ *http.Request) {
+		good.write(w, keySetOf(jose.JSONWebKey{Key: rsaKey(t, 2048).Public(), KeyID: "a"}))
+	}
+	tenant := token.Tenant{ID: "realm", Issuers: []string{silent.issuer(), good.issuer()}, Audiences: []string{"https://ConfigMgrService"}}
+	s := NewSource(SourceConfig{Tenants: func() []token.Tenant { return []token.Tenant{tenant} }, LoopbackHTTP: true, Now: newClock().Now})
+	s.config.Timeout = 200 * time.Millisecond
+	if err := s.Refresh(t.Context(), "realm"); catalog.CodeOf(err) != catalog.EntraProviderUnreachable {
+		t.Error(err)
+	}
+	if s.Keys("realm") == nil {
+		t.Errorf("the other issuer was not asked: %+v", s.Status())
 	}
 }

@@ -31,6 +31,7 @@ var headings = []heading{
 	{"entraclient", "Entra, on the device"},
 	{"revocation", "Certificates and revocation"},
 	{"check", "Checks of Kerberos, from a client's or a server's seat"},
+	{"explain", "Reading logs"},
 	{"sources", "Symptoms in the logs of the original product"},
 }
 

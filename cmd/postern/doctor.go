@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -9,11 +10,16 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"postern/auth/kerberos"
+	"postern/catalog"
 	"postern/internal/role"
+	"postern/keyfile"
 	"postern/site"
 )
 
@@ -63,12 +69,15 @@ func checks() []check {
 		{"the store opens", mpOnly, checkStore},
 		{"trust log", mpOnly, checkTrustLog},
 		{"weak clients", mpOnly, checkLegacy},
+		{"keytab", mpOnly, checkKeytab},
+		{"authorities of the providers", []string{role.ManagementPoint, role.Gateway}, checkProviderRoots},
 		{"approval", mpOnly, checkApproval},
 		{"bulk registration tokens", mpOnly, checkBulk},
 		{"gateways", mpOnly, checkGateways},
 		{"connectors", mpOnly, checkConnectors},
 		{"certificate for devices", gatewayOnly, checkGatewayCertificate},
 		{"role certificate", connectorOnly, checkRoleCertificate},
+		{"certificates of the company", connectorOnly, checkCompanyCertificates},
 		{"keys at rest", nil, checkKeys},
 	}
 }
@@ -117,7 +126,7 @@ func examine(ctx context.Context, config role.Config) []finding {
 	}
 	var findings []finding
 	for _, c := range checks() {
-		if c.roles != nil && c.roles[0] != config.Role {
+		if c.roles != nil && !slices.Contains(c.roles, config.Role) {
 			continue
 		}
 		f := c.look(ctx, p)
@@ -329,9 +338,78 @@ func certificateFinding(path, remedy string) finding {
 	return good("good until %s", stamp(leaf.NotAfter))
 }
 
-func checkKeys(ctx context.Context, p *patient) finding {
-	if os.Getenv("POSTERN_PASSPHRASE_FILE") != "" || os.Getenv("CREDENTIALS_DIRECTORY") != "" {
-		return good("opened with a passphrase or credential")
+// checkKeytab reads the keytab as the management point does, and tells what it found in it.
+func checkKeytab(_ context.Context, p *patient) finding {
+	path := p.config.Kerberos.Keytab
+	if path == "" {
+		return good("none is set: no Windows authentication")
 	}
-	return warn("give a passphrase (POSTERN_PASSPHRASE_FILE) or a systemd credential where the disk may be stolen", "whoever reads the key file reads the keys; it is for its owner only")
+	keytab, err := kerberos.LoadKeytab(path)
+	if err != nil {
+		return bad("postern code "+string(catalog.CodeOf(err)), "%v", err)
+	}
+	audit := keytab.Audit()
+	if len(audit.Findings) > 0 {
+		var texts []string
+		for _, f := range audit.Findings {
+			texts = append(texts, string(f.Code)+" "+f.Detail)
+		}
+		return warn("postern code "+string(audit.Findings[0].Code), "%s: %s", path, strings.Join(texts, "; "))
+	}
+	return good("%s: %s", path, strings.Join(audit.Principals, ", "))
+}
+
+func checkProviderRoots(_ context.Context, p *patient) finding {
+	path := p.config.Entra.Roots
+	if path == "" {
+		return good("those of the system")
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return bad("correct entra.roots, or make the file readable for the user that runs the role", "%v", err)
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(content) {
+		return bad("correct entra.roots", "%s holds no certificate in PEM form", path)
+	}
+	return good("%s", path)
+}
+
+// checkCompanyCertificates wants at least one pair in the folder that can be used.
+func checkCompanyCertificates(_ context.Context, p *patient) finding {
+	folder := p.config.ClientCertificates
+	if folder == "" {
+		return good("none are shown")
+	}
+	if _, err := os.ReadDir(folder); err != nil {
+		return bad("correct client_certificates, or make the folder readable for the user that runs the role", "%v", err)
+	}
+	files, err := filepath.Glob(filepath.Join(folder, "*.pem"))
+	if err != nil || len(files) == 0 {
+		return warn("put the machine's certificate there as NAME.pem, its key as NAME.key", "%s holds no .pem file", folder)
+	}
+	for _, file := range files {
+		if _, err := tls.LoadX509KeyPair(file, strings.TrimSuffix(file, ".pem")+".key"); err != nil {
+			return warn("put the certificate there as NAME.pem, its key as NAME.key, for the user that runs the role to read", "%s cannot be used: %v", file, err)
+		}
+	}
+	return good("%d in %s", len(files), folder)
+}
+
+func checkKeys(_ context.Context, p *patient) finding {
+	protection, err := role.ProtectionFromEnvironment()
+	if err != nil {
+		return bad("correct POSTERN_PASSPHRASE_FILE", "%v", err)
+	}
+	if protection.Passphrase == nil && protection.Credential == "" {
+		return warn("give a passphrase (POSTERN_PASSPHRASE_FILE) or a systemd credential where the disk may be stolen", "whoever reads the key file reads the keys; it is for its owner only")
+	}
+	path := or(p.config.SiteKey, filepath.Join(p.config.State, "state.key"))
+	key, err := keyfile.Open(filepath.Dir(path), keyfile.Options{Name: filepath.Base(path), Passphrase: protection.Passphrase, Credential: protection.Credential})
+	switch {
+	case err != nil:
+		return bad("see that the passphrase or credential is the one of this folder", "%v", err)
+	case key.PassphraseUnused():
+		return warn("hand the key over as a systemd credential (docs/operations.md), or make the folder anew with the passphrase", "%s", key.Protection())
+	}
+	return good("opened with a passphrase or credential: %s", key.Protection())
 }

@@ -22,6 +22,9 @@ func (s *session) joinState() *cobra.Command {
 		Long: `Shows what "dsregcmd /status" shows of a device's join, and looks at the workplace-join certificate that the device proves itself with.
 
 On Windows it runs that program. Elsewhere it reads the join state file: the one of --file, else of POSTERN_JOIN_STATE, else /etc/postern/join-state.json.
+Such a file needs {"join_type": "entra", "tenant_id": GUID, "device_id": GUID, "workplace_join": {"certificate": FILE, "key": FILE}}, and only its
+owner may write to it.
+
 Nothing is sent. Exit status 1 when the device cannot ask for its own token; a person who signs in may still get one.`,
 		Example: "  postern client join-state\n  postern client join-state --file join-state.json --json",
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -117,7 +117,7 @@ Independent of Microsoft.`,
 	})
 	root.AddCommand(
 		newLab(s), newServe(s), newSite(s), newGateway(s), newConnector(s), newToken(s), newTenant(s), newAuthority(s), newDevice(s), newConflict(s), newPolicy(s), newClient(s),
-		newStatus(s), newLog(s), newRoutes(s), newDoctor(s), newKerberos(s), newBackup(s), newRestore(s), newExplainCode(s), newVersion(s),
+		newStatus(s), newLog(s), newRoutes(s), newDoctor(s), newKerberos(s), newBackup(s), newRestore(s), newExplain(s), newExplainCode(s), newVersion(s),
 	)
 	return root
 }

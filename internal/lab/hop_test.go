@@ -97,8 +97,7 @@ func TestForgedHopHeaders(t *testing.T) {
 	t.Run("only a connector is believed", func(t *testing.T) {
 		w := w.on(t)
 		header := http.Header{ccm.HeaderClientAddress: {"203.0.113.9"}, ccm.HeaderMessageID: {"11111111-2222-4333-8444-555555555555"}}
-		contentType, body := newcomer.encode(t, "MP_ClientRegistration", newcomer.registration(t), false)
-		a := w.send(connector, "CCM_POST", w.inside("/ccm_system/request"), contentType, body, header)
+		a := w.send(connector, http.MethodGet, w.inside("/SMS_MP_AltAuth/.sms_aut?MPLIST"), "", nil, header)
 		if e := w.point.of(t, "11111111-2222-4333-8444-555555555555"); e.Connector != "lab2" || e.Proof.Address != "203.0.113.9" {
 			t.Errorf("a connector's word was not taken: %+v (%s)", e, a)
 		}

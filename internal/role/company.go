@@ -2,7 +2,12 @@ package role
 
 import (
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,8 +16,9 @@ import (
 // maxCompany bounds the certificates of a folder.
 const maxCompany = 64
 
-// companyCertificates reads the machine's certificates of the company, each time anew: a renewed one is taken at the next connection. A pair that
-// cannot be read is named in the log and left out.
+// companyCertificates reads the machine's certificates of the company, each time anew: a renewed one is taken at the next connection. One without a
+// key file comes without a key, for the connector to count and reject by the documents' words (S4). What cannot be read is named in the log and left
+// out.
 func companyCertificates(folder string, log *slog.Logger) func() []tls.Certificate {
 	return func() (all []tls.Certificate) {
 		files, err := filepath.Glob(filepath.Join(folder, "*.pem"))
@@ -22,7 +28,7 @@ func companyCertificates(folder string, log *slog.Logger) func() []tls.Certifica
 		}
 		slices.Sort(files)
 		for _, file := range files[:min(len(files), maxCompany)] {
-			pair, err := tls.LoadX509KeyPair(file, strings.TrimSuffix(file, ".pem")+".key")
+			pair, err := companyCertificate(file)
 			if err != nil {
 				log.Warn("a company certificate is left out", "file", file, "error", err)
 				continue
@@ -31,4 +37,26 @@ func companyCertificates(folder string, log *slog.Logger) func() []tls.Certifica
 		}
 		return all
 	}
+}
+
+func companyCertificate(file string) (tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(file, strings.TrimSuffix(file, ".pem")+".key")
+	if !errors.Is(err, fs.ErrNotExist) {
+		return pair, err
+	}
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	bare := tls.Certificate{}
+	for block, rest := pem.Decode(content); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "CERTIFICATE" {
+			bare.Certificate = append(bare.Certificate, block.Bytes)
+		}
+	}
+	if len(bare.Certificate) == 0 {
+		return tls.Certificate{}, errors.New("it holds no certificate in PEM form")
+	}
+	bare.Leaf, err = x509.ParseCertificate(bare.Certificate[0])
+	return bare, err
 }

@@ -40,7 +40,7 @@ type Config struct {
 
 	Kerberos Kerberos `yaml:"kerberos,omitempty" doc:"management point: Windows authentication"`
 
-	Entra Entra `yaml:"entra,omitempty" doc:"management point: how the providers of Entra tenants are reached"`
+	Entra Entra `yaml:"entra,omitempty" doc:"management point, gateway: how the providers of Entra tenants are reached, and their tokens judged"`
 
 	SiteRoot           string   `yaml:"site_root,omitempty" doc:"gateway, connector: hash of the site root, as postern site init printed it"`
 	ManagementPoint    string   `yaml:"management_point,omitempty" doc:"connector: https address of its management point"`
@@ -200,6 +200,9 @@ func (c *Config) problem() string {
 	}
 	if c.Role != ManagementPoint && c.Kerberos != (Kerberos{}) {
 		return "kerberos is a setting of a management point: Windows authentication works inside the network only"
+	}
+	if leeway := c.Entra.Leeway; leeway < 0 || leeway > maxLeeway {
+		return fmt.Sprintf("entra.leeway is %s; it may be up to %s", leeway, maxLeeway)
 	}
 	if pki := c.Listen.PKI; pki.Address != "" && (pki.Certificate == "" || pki.Key == "") {
 		return "listen.pki needs certificate and key"

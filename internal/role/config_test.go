@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"postern/catalog"
 	"postern/internal/role"
@@ -23,6 +24,8 @@ func TestLoadRefuses(t *testing.T) {
 		{"address without port", "role: gateway\nname: x\nsite_root: y\nlisten: {https: localhost}\n", "listen.https"},
 		{"certificate without key", "role: gateway\nname: x\nsite_root: y\nlisten: {https: ':1'}\ntls: {certificate: c.pem}\n", "tls needs"},
 		{"company certificate incomplete", "role: management-point\nname: x\nstore: a\nsite_key: b\nlisten: {pki: {address: ':1'}}\n", "listen.pki"},
+		{"leeway beyond ten minutes", "role: gateway\nname: x\nsite_root: y\nlisten: {https: ':1'}\nentra: {leeway: 11m}\n", "entra.leeway"},
+		{"leeway below zero", "role: gateway\nname: x\nsite_root: y\nlisten: {https: ':1'}\nentra: {leeway: -1m}\n", "entra.leeway"},
 		{"larger than the budget", "# " + strings.Repeat("x", 1<<20) + "\n", "bytes"},
 	}
 	for _, c := range cases {
@@ -66,6 +69,22 @@ func TestLoadResolvesPathsFromTheFile(t *testing.T) {
 	} {
 		if want := filepath.Join(dir, pair[1]); pair[0] != want {
 			t.Errorf("%s is %q, want %q", name, pair[0], want)
+		}
+	}
+}
+
+func TestTheLeewayIsReadForBothThatJudge(t *testing.T) {
+	for _, content := range []string{
+		"role: gateway\nname: x\nsite_root: y\nlisten: {https: ':1'}\nentra: {leeway: 2m30s}\n",
+		"role: management-point\nname: x\nstore: a\nsite_key: b\nlisten: {https: ':1'}\nentra: {leeway: 2m30s}\n",
+	} {
+		path := filepath.Join(t.TempDir(), "role.yaml")
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := role.Load(path)
+		if err != nil || c.Entra.Leeway != 150*time.Second {
+			t.Errorf("%s: got %s, %v", c.Role, c.Entra.Leeway, err)
 		}
 	}
 }

@@ -11,11 +11,17 @@ import (
 	"postern/site"
 )
 
-// Entra says how a management point reaches the providers of the onboarded tenants. Which tenants there are is in the site.
+// Entra says how a management point reaches the providers of the onboarded tenants, and how it and a gateway judge their tokens. Which tenants there
+// are is in the site.
 type Entra struct {
+	Leeway time.Duration `yaml:"leeway,omitempty" doc:"management point, gateway: how far a provider's clock may differ, at most 10m; 1m when empty"`
+
 	Roots string   `yaml:"roots,omitempty" doc:"PEM file with the authorities of the providers' TLS; the system's when empty"`
 	Hosts []string `yaml:"hosts,omitempty" doc:"hosts, besides the issuers' own, that may serve a tenant's keys"`
 }
+
+// maxLeeway bounds what a person can set: a token that has ended is not to be good for long.
+const maxLeeway = 10 * time.Minute
 
 // writeEvery is how often it is noted how the fetches went. The site writes only what has changed.
 const writeEvery = time.Minute
@@ -44,7 +50,7 @@ func openTenants(c Config, s *site.Site, now func() time.Time, log *slog.Logger)
 			log.Warn("the kept keys of a tenant are not used", "tenant", known.ID, "error", err)
 		}
 	}
-	t.validator = entra.New(entra.Config{Tenants: s.Tenants, Now: now, OnUnknownKey: t.source.Unknown})
+	t.validator = entra.New(entra.Config{Tenants: s.Tenants, Leeway: c.Entra.Leeway, Now: now, OnUnknownKey: t.source.Unknown})
 	return t, nil
 }
 

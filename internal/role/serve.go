@@ -431,7 +431,7 @@ func StartGateway(ctx context.Context, c Config, e Environment) (r *Running, err
 	r.onStop(func(context.Context) { certificates.Close() })
 	config.Certificates = certificates
 	var g *gateway.Gateway // set before it serves, and so before a token is judged
-	config.Cloud = entra.New(entra.Config{Tenants: config.State.Tenants, Now: e.Now, OnUnknownKey: func(k entra.TenantKey) { g.UnknownKey(k.Tenant, k.KeyID) }})
+	config.Cloud = entra.New(entra.Config{Tenants: config.State.Tenants, Leeway: c.Entra.Leeway, Now: e.Now, OnUnknownKey: func(k entra.TenantKey) { g.UnknownKey(k.Tenant, k.KeyID) }})
 	if g, err = gateway.New(config); err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -116,7 +117,7 @@ func devicesBlocked(t *testing.T, s site.Store) {
 	put(t, s, blocked, free, nameless)
 
 	ask := func(hardware string) func(site.Tx) (ccm.ClientID, error) {
-		return func(tx site.Tx) (ccm.ClientID, error) { return tx.BlockedHardware(hardware) }
+		return func(tx site.Tx) (ccm.ClientID, error) { return tx.RefusedHardware(hardware) }
 	}
 	same(t, "blocked hardware", read(t, s, ask(blocked.Record.HardwareID1)), blocked.ClientID)
 	missing(t, s, "hardware of a free device", ask(free.Record.HardwareID1))
@@ -141,4 +142,94 @@ func devicesTouched(t *testing.T, s site.Store) {
 	same(t, "touched device", read(t, s, func(tx site.Tx) (site.Device, error) { return tx.Device(d.ClientID) }), d)
 	update(t, s, func(tx site.Tx) error { return tx.TouchDevice(clientID(9), later) })
 	missing(t, s, "a device that was only touched", func(tx site.Tx) (site.Device, error) { return tx.Device(clientID(9)) })
+}
+
+func devicesRefused(t *testing.T, s site.Store) {
+	hardware := func(id string) func(site.Tx) (ccm.ClientID, error) {
+		return func(tx site.Tx) (ccm.ClientID, error) { return tx.RefusedHardware(id) }
+	}
+	identity := func(id string) func(site.Tx) (ccm.ClientID, error) {
+		return func(tx site.Tx) (ccm.ClientID, error) { return tx.RefusedIdentity(id) }
+	}
+	devices := make([]site.Device, 8)
+	for n := range devices {
+		devices[n] = device(n)
+	}
+	long := strings.Repeat("x", 100)
+	devices[1].Approval.By, devices[1].Approval.Level = "anna", proof.LevelKnown
+	devices[2].Block.Blocked, devices[2].Record.HardwareID1, devices[2].Proved = true, "2:AA", "WK2$@"+long+"1"
+	devices[3].Approval.By, devices[3].Approval.Level, devices[3].Record.HardwareID1, devices[3].Proved = "anna", proof.LevelNone, "2:AA", "WK2$@"+long+"2"
+	devices[4].Approval.By = "anna"              // approved by a person
+	devices[5].Approval.Level = proof.LevelKnown // by the site
+	devices[6].Approval.By, devices[6].Approval.Level = "", proof.LevelKnown
+	devices[7].Approval.By, devices[7].Approval.Level, devices[7].Obsolete.By = "anna", proof.LevelKnown, clientID(1)
+	missing(t, s, "an identity where there is no device", identity(devices[2].Proved))
+	put(t, s, devices...)
+	same(t, "rejected hardware", read(t, s, hardware(devices[1].Record.HardwareID1)), clientID(1))
+	same(t, "rejected identity", read(t, s, identity(devices[1].Proved)), clientID(1))
+	same(t, "blocked before rejected", read(t, s, hardware("2:AA")), clientID(2))
+	same(t, "blocked identity", read(t, s, identity(devices[2].Proved)), clientID(2))
+	same(t, "an identity that begins alike", read(t, s, identity(devices[3].Proved)), clientID(3))
+	missing(t, s, "no identity", identity(""))
+	missing(t, s, "no hardware id", hardware(""))
+	missing(t, s, "an identity that nobody has", identity("WK2$@"+long))
+	for n := 4; n < 8; n++ {
+		missing(t, s, fmt.Sprint("hardware of device ", n), hardware(devices[n].Record.HardwareID1))
+		missing(t, s, fmt.Sprint("identity of device ", n), identity(devices[n].Proved))
+	}
+	update(t, s, func(tx site.Tx) error { // seen in the change that does it
+		d := devices[5]
+		d.Approval.By = "anna"
+		if err := tx.PutDevice(d); err != nil {
+			return err
+		}
+		if id, err := tx.RefusedIdentity(d.Proved); err != nil || id != d.ClientID {
+			return fmt.Errorf("in the change: %s, %w", id, err)
+		}
+		return nil
+	})
+	devices[1].Approval.Level = proof.LevelManaged
+	put(t, s, devices[1])
+	missing(t, s, "approved after all", identity(devices[1].Proved))
+}
+
+func devicesByIdentity(t *testing.T, s site.Store) {
+	long := "WK1$@" + strings.Repeat("X", 80)
+	var devices []site.Device
+	for n := range 7 {
+		d := device(n)
+		d.Proved, d.Approval.Level = long, proof.LevelKnown
+		devices = append(devices, d)
+	}
+	devices[1].Approval.Level = proof.LevelManaged
+	devices[2].Obsolete = site.Obsolete{By: clientID(1), At: start.Add(time.Hour), Why: "proved"}
+	devices[3].Obsolete = site.Obsolete{By: clientID(1), At: start.Add(time.Hour), Why: "proved"}
+	devices[4].Obsolete = site.Obsolete{By: clientID(5), At: start.Add(2 * time.Hour), Why: "proved"}
+	devices[6].Proved = long + "1"
+	put(t, s, devices...)
+	nobody := device(8)
+	nobody.Proved = ""
+	put(t, s, nobody)
+	ask := func(identity string, limit int) string {
+		found := read(t, s, func(tx site.Tx) ([]site.Device, error) { return tx.DevicesByIdentity(identity, limit) })
+		for _, d := range found {
+			same(t, "a device by its identity", d, read(t, s, func(tx site.Tx) (site.Device, error) { return tx.Device(d.ClientID) }))
+		}
+		return list(found, func(d site.Device) string { return string(d.ClientID[len(d.ClientID)-1:]) })
+	}
+	same(t, "the highest level and the newest first, without obsolete ones", ask(long, 8), "1 5 0")
+	same(t, "limited", ask(long, 2), "1 5")
+	same(t, "an identity that begins alike", ask(long+"1", 8), "6")
+	same(t, "another case", ask(strings.ToLower(long), 8), "")
+	same(t, "no identity", ask("", 8), "")
+	for _, test := range []struct {
+		name, identity string
+		since          time.Time
+		want           int
+	}{
+		{"by two", long, start, 2}, {"just then", long, start.Add(time.Hour), 2}, {"later", long, start.Add(time.Hour + time.Microsecond), 1},
+		{"none so late", long, start.Add(3 * time.Hour), 0}, {"another", long + "1", start, 0}, {"no identity", "", start, 0},
+	} {
+		same(t, "replaced "+test.name, read(t, s, func(tx site.Tx) (int, error) { return tx.IdentityReplaced(test.identity, test.since) }), test.want)
+	}
 }

@@ -27,6 +27,8 @@ func Run(t *testing.T, open func(testing.TB) site.Store) {
 		{"a device is one client id and one key", devicesAreUnique},
 		{"devices are listed by age and filtered", devicesAreListed},
 		{"blocked devices are found by hardware and key", devicesBlocked},
+		{"devices that a person refused are found by hardware and identity", devicesRefused},
+		{"devices are found by what they have proved", devicesByIdentity},
 		{"last seen moves forward only", devicesTouched},
 		{"obsolete and held devices come back", devicesWithMarks},
 		{"devices are found by hardware id", devicesByHardware},

@@ -1,0 +1,590 @@
+package explain
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"postern/catalog"
+)
+
+// Sure says how sure a verdict is.
+type Sure string
+
+// The two degrees. What is less sure is no verdict.
+const (
+	Certain Sure = "certain"
+	Likely  Sure = "likely"
+)
+
+// Verdict is one entry of the catalogue, and how sure it is.
+type Verdict struct {
+	Code  catalog.Code `json:"code"`
+	Title string       `json:"title"`
+	Sure  Sure         `json:"sure"`
+}
+
+// Evidence is one line that proves a verdict.
+type Evidence struct {
+	File string `json:"file"`
+	Line int    `json:"line"`
+	Text string `json:"text"`
+}
+
+// Report is what the logs say. Its JSON form is the one that scripts may rely on.
+type Report struct {
+	Verdict   *Verdict   // the first wrong thing, or P000; nil is "don't know"
+	Also      []Verdict  // what else was seen: other sights of it, consequences, what is history
+	Evidence  []Evidence // in the order in which to read them
+	Remedy    []string
+	Followed  []string // what followed from it, in the order of time
+	Undecided []string // what was looked at and could not be decided
+
+	Looked []string // what was read, for a person
+}
+
+// MarshalJSON writes the report with lists that are never null.
+func (r Report) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Verdict   *Verdict   `json:"verdict"`
+		Also      []Verdict  `json:"also"`
+		Evidence  []Evidence `json:"evidence"`
+		Remedy    []string   `json:"remedy"`
+		Followed  []string   `json:"followed"`
+		Undecided []string   `json:"undecided"`
+	}{r.Verdict, list(r.Also), list(r.Evidence), list(r.Remedy), list(r.Followed), list(r.Undecided)})
+}
+
+func list[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}
+
+// Write writes the report for a person: the verdict first, then what proves it, what to do, what followed, and what
+// was looked at.
+func (r Report) Write(w io.Writer) {
+	if r.Verdict == nil {
+		fmt.Fprintln(w, "Don't know: the lines do not decide what is wrong.")
+	} else {
+		fmt.Fprintf(w, "%s %s (%s)\n", r.Verdict.Code, r.Verdict.Title, r.Verdict.Sure)
+	}
+	section(w, "What shows it", r.Evidence, func(e Evidence) string { return fmt.Sprintf("%s:%d  %s", e.File, e.Line, e.Text) })
+	if r.Verdict != nil {
+		n := 0
+		section(w, "What to do", r.Remedy, func(step string) string { n++; return fmt.Sprintf("%d. %s", n, step) })
+	}
+	section(w, "What followed", r.Followed, func(s string) string { return s })
+	section(w, "Seen as well", r.notFollowed(), func(v Verdict) string { return fmt.Sprintf("%s %s (%s)", v.Code, v.Title, v.Sure) })
+	if r.Verdict != nil { // else it is below
+		section(w, "Looked at", r.Looked, func(s string) string { return s })
+	}
+	section(w, "Not decided", r.Undecided, func(s string) string { return s })
+}
+
+// notFollowed is what was seen as well and is not named among what followed.
+func (r Report) notFollowed() []Verdict {
+	return slices.DeleteFunc(slices.Clone(r.Also), func(v Verdict) bool {
+		return slices.ContainsFunc(r.Followed, func(s string) bool { return strings.HasPrefix(s, string(v.Code)+" ") })
+	})
+}
+
+func section[T any](w io.Writer, title string, items []T, text func(T) string) {
+	if len(items) == 0 {
+		return
+	}
+	fmt.Fprintf(w, "\n%s\n", title)
+	for _, item := range items {
+		fmt.Fprintf(w, "  %s\n", text(item))
+	}
+}
+
+// judge makes the report of a timeline. It is a pure function of it.
+func judge(t *timeline, notes []string) Report {
+	findings := t.findings()
+	kerberos, open := windowsAuth(t)
+	findings = append(findings, kerberos...)
+	findings = current(t, findings)
+	report := Report{Looked: t.looked(), Undecided: slices.Clone(notes)}
+	active, past := divide(findings)
+	first := roots(active)
+	unknown := append(t.refusals(first), t.unknown()...)
+	switch works := t.works(); {
+	case len(first) > 0:
+		report.blame(t, first[0], active)
+	case len(works) > 0 && len(unknown) == 0 && len(open) == 0:
+		report.healthy(works)
+	}
+	report.also(active, past)
+	report.Undecided = append(report.Undecided, unknown...)
+	for _, l := range open {
+		report.undecided("%s: a client was asked to authenticate (401), and neither a 200 nor a second 401 follows; the log may end too early", place(&l))
+	}
+	for _, f := range past {
+		report.undecided("%s was seen %s until %s, and is over since %s: whether it comes again, the logs do not say", f.code, times(f.count), place(&f.last), place(f.over))
+	}
+	report.doubts(first)
+	report.Undecided = append(report.Undecided, t.clocks()...)
+	if report.Verdict == nil {
+		report.Undecided = append(report.Undecided, t.looked()...)
+		report.Remedy = nil
+	}
+	return report
+}
+
+func (r *Report) undecided(format string, arguments ...any) {
+	r.Undecided = append(r.Undecided, fmt.Sprintf(format, arguments...))
+}
+
+// findings turns marks into findings, one for each code.
+func (t *timeline) findings() []finding {
+	var all []finding
+	for m, sightings := range t.seen {
+		code := catalog.Code(m)
+		if entry, ok := catalog.Lookup(code); !ok || entry.Severity == catalog.SeverityInfo {
+			continue
+		}
+		r := ruleOf(code)
+		if len(r.with) > 0 && !t.alone(r, sightings) {
+			continue
+		}
+		if code == catalog.SymptomServerNameMismatch && onlyBesideNumber(t, sightings) {
+			continue // the number decides; see disagreement
+		}
+		all = append(all, t.finding(r, sightings))
+	}
+	for _, find := range extra {
+		all = append(all, find(t)...)
+	}
+	slices.SortStableFunc(all, func(a, b finding) int { return cmp.Or(cmp.Compare(a.code, b.code), earlier(a.lines[0], b.lines[0])) })
+	return all
+}
+
+// alone says whether the lines of a symptom mean something here.
+func (t *timeline) alone(r rule, sightings []*sighting) bool {
+	for _, code := range r.with {
+		if len(t.seen[mark(code)]) > 0 {
+			return true
+		}
+	}
+	return slices.ContainsFunc(sightings, func(s *sighting) bool {
+		return r.lone != "" && slices.ContainsFunc(append(cut(s.lines), s.last), func(l line) bool { return strings.Contains(l.text, r.lone) })
+	})
+}
+
+func (t *timeline) finding(r rule, sightings []*sighting) finding {
+	f := finding{code: r.code, sure: cmp.Or(r.sure, Certain)}
+	for _, s := range sightings {
+		f.lines = append(f.lines, s.lines...)
+		f.count += s.count
+	}
+	slices.SortStableFunc(f.lines, earlier)
+	f.lines = cut(f.lines)
+	f.last = sightings[0].last
+	for _, s := range sightings {
+		if after(&s.last, &f.last) {
+			f.last = s.last
+		}
+	}
+	return f
+}
+
+// current merges findings of one code and says of each whether it is history: after its last line in every folder, the
+// same machine shows that it works.
+func current(t *timeline, findings []finding) (merged []finding) {
+	for _, f := range findings {
+		f.over = t.history(f)
+		if i := slices.IndexFunc(merged, func(m finding) bool { return m.code == f.code }); i >= 0 {
+			m := &merged[i]
+			m.lines = cut(append(m.lines, f.lines...))
+			m.count += f.count
+			if f.over == nil {
+				m.over = nil
+			}
+			continue
+		}
+		merged = append(merged, f)
+	}
+	return merged
+}
+
+func (t *timeline) history(f finding) (since *line) {
+	over := ruleOf(f.code).over
+	if len(over) == 0 {
+		return nil
+	}
+	sightings := t.seen[mark(f.code)]
+	if len(sightings) == 0 || len(f.lines) > 0 && f.code == catalog.SymptomNoEntraToken {
+		sightings = []*sighting{{last: f.last}}
+	}
+	for _, s := range sightings {
+		well := t.wellAfter(&s.last, over)
+		if well == nil {
+			return nil
+		}
+		since = well
+	}
+	return since
+}
+
+func (t *timeline) wellAfter(bad *line, over []mark) *line {
+	for _, s := range t.sightings(over...) {
+		if sameMachine(&s.last, bad) && after(&s.last, bad) {
+			return &s.last
+		}
+	}
+	return nil
+}
+
+func divide(findings []finding) (active, past []finding) {
+	for _, f := range findings {
+		if f.over != nil {
+			past = append(past, f)
+			continue
+		}
+		active = append(active, f)
+	}
+	return active, past
+}
+
+// ownWindow is how far a code of our own may be from what follows from it; clocks of two machines differ by some seconds.
+const ownWindow = 5 * time.Minute
+
+// causes says whether one finding is why another is there.
+func causes(cause, effect *finding) bool {
+	r := ruleOf(effect.code)
+	if slices.Contains(r.follows, cause.code) || slices.Contains(r.partOf, cause.code) {
+		return true
+	}
+	return r.own && ours(cause.code) && together(cause, effect)
+}
+
+func ours(code catalog.Code) bool { return strings.HasPrefix(string(code), "P") }
+
+func together(a, b *finding) bool {
+	for i := range a.lines {
+		for j := range b.lines {
+			x, y := a.lines[i].time, b.lines[j].time
+			if x.IsZero() || y.IsZero() || x.Sub(y).Abs() <= ownWindow {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+var severities = []catalog.Severity{catalog.SeverityError, catalog.SeverityWarning, catalog.SeverityInfo}
+
+// roots returns the findings that nothing else explains, the first wrong thing first: the worst, then the earliest, then
+// the first in the order of a diagnosis.
+func roots(active []finding) []finding {
+	var all []finding
+	timed := true
+	for i := range active {
+		effect := &active[i]
+		if severity(effect.code) == catalog.SeverityInfo || slices.ContainsFunc(active, func(c finding) bool { return c.code != effect.code && causes(&c, effect) }) {
+			continue
+		}
+		all = append(all, *effect)
+		timed = timed && !effect.lines[0].time.IsZero()
+	}
+	slices.SortStableFunc(all, func(a, b finding) int {
+		by := cmp.Compare(slices.Index(severities, severity(a.code)), slices.Index(severities, severity(b.code)))
+		if by == 0 && timed {
+			by = a.lines[0].time.Compare(b.lines[0].time)
+		}
+		return cmp.Or(by, cmp.Compare(rank(a.code), rank(b.code)), cmp.Compare(a.code, b.code))
+	})
+	return all
+}
+
+func severity(code catalog.Code) catalog.Severity {
+	entry, _ := catalog.Lookup(code)
+	return entry.Severity
+}
+
+// blame writes the verdict, what proves it and what followed from it.
+func (r *Report) blame(t *timeline, root finding, active []finding) {
+	entry, _ := catalog.Lookup(root.code)
+	r.Verdict = &Verdict{root.code, entry.Title, root.sure}
+	r.Remedy = steps(entry.Remedy)
+	r.prove(root.lines, 5)
+	for _, f := range consequences(root, active) {
+		if slices.Contains(ruleOf(f.code).partOf, root.code) || ours(root.code) {
+			r.prove(f.lines, 2)
+		}
+		if !slices.Contains(ruleOf(f.code).partOf, root.code) {
+			r.prove(f.lines, 1)
+			r.Followed = append(r.Followed, fmt.Sprintf("%s %s, %s from %s", f.code, titleOf(f.code), times(f.count), place(&f.lines[0])))
+		}
+	}
+	for _, s := range t.sightings(refusal) {
+		if l := s.lines[0]; explains(&root, &l) {
+			r.Followed = append(r.Followed, fmt.Sprintf("a device was refused, %s from %s: %s", times(s.count), place(&l), shown(l.text)))
+		}
+	}
+	if root.code == catalog.SymptomTokenLifetimeOver || slices.ContainsFunc(active, func(f finding) bool { return f.code == catalog.SymptomTokenLifetimeOver }) {
+		for _, s := range t.sightings(lifetimePart) {
+			r.prove(s.lines, 2)
+		}
+		r.Followed = append(r.Followed, lifetimes(t)...)
+	}
+}
+
+// consequences returns what follows from a finding, directly or through others, by time.
+func consequences(root finding, active []finding) []finding {
+	reached := []finding{root}
+	for i := 0; i < len(reached); i++ {
+		for _, f := range active {
+			if causes(&reached[i], &f) && !slices.ContainsFunc(reached, func(r finding) bool { return r.code == f.code }) {
+				reached = append(reached, f)
+			}
+		}
+	}
+	all := reached[1:]
+	slices.SortStableFunc(all, func(a, b finding) int { return earlier(a.lines[0], b.lines[0]) })
+	return all
+}
+
+func (r *Report) prove(lines []line, most int) {
+	for _, l := range lines[:min(most, len(lines))] {
+		e := Evidence{printable(l.file), l.number, shown(l.text)}
+		if len(r.Evidence) < 24 && !slices.Contains(r.Evidence, e) {
+			r.Evidence = append(r.Evidence, e)
+		}
+	}
+}
+
+func (r *Report) healthy(works []finding) {
+	entry, _ := catalog.Lookup(catalog.Healthy)
+	r.Verdict = &Verdict{catalog.Healthy, entry.Title, Certain}
+	r.Remedy = steps(entry.Remedy[:1])
+	for _, w := range works {
+		r.prove(w.lines, 2)
+		if mark(w.code) == firstLeg {
+			r.Also = append(r.Also, Verdict{catalog.SymptomNegotiateFirstLeg, titleOf(catalog.SymptomNegotiateFirstLeg), Certain})
+		}
+	}
+}
+
+// works returns what went well, each as a finding with its mark for a code.
+func (t *timeline) works() (all []finding) {
+	for _, m := range good {
+		if sightings := t.seen[m]; len(sightings) > 0 {
+			f := t.finding(rule{}, sightings)
+			f.code = catalog.Code(m)
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+func (r *Report) also(active, past []finding) {
+	for _, f := range slices.Concat(active, past) {
+		if r.Verdict != nil && f.code == r.Verdict.Code {
+			continue
+		}
+		r.Also = append(r.Also, Verdict{f.code, titleOf(f.code), f.sure})
+	}
+	slices.SortStableFunc(r.Also, func(a, b Verdict) int { return cmp.Compare(a.Code, b.Code) })
+}
+
+// doubts says what the verdict leaves open.
+func (r *Report) doubts(causes []finding) {
+	if r.Verdict == nil {
+		return
+	}
+	for _, f := range causes[min(1, len(causes)):] {
+		r.undecided("%s %s (%s) does not follow from %s; it may be another matter", f.code, titleOf(f.code), place(&f.lines[0]), r.Verdict.Code)
+	}
+	if doubt, ok := doubtful[r.Verdict.Code]; ok {
+		r.Undecided = append(r.Undecided, doubt)
+	}
+}
+
+// doubtful are verdicts that leave a question which other logs answer.
+var doubtful = map[catalog.Code]string{
+	catalog.SymptomNegotiateFailed: "which of E003 to E010 it is (name on another account, cluster name, kernel mode, trust, clock, duplicate name, unknown name, DNS): " +
+		"the access log does not say; the client's System event log, a network trace or `postern kerberos check` does",
+	catalog.SymptomGatewayInvalidToken:       "whether the token expired (E061, E081), is blocked (E079) or was pasted incompletely: CCM_STS.log of the management point, or the gateway's JSON log, says",
+	catalog.SymptomTLSFailed:                 "which part of the check failed: the lines with WINHTTP_CALLBACK_STATUS_FLAG_ are not there",
+	catalog.SymptomClientCertificateRequired: "which certificates the connection point has: SMS_CLOUD_PROXYCONNECTOR.log with verbose lines says which filter leaves none",
+	catalog.SymptomConnectorForbidden:        "which certificate is bound to port 443 of the management point: no log says",
+}
+
+// explains says whether a finding is why a device was refused with a plain status: a code of our own servers at that
+// time, or a symptom that is read from the line before.
+func explains(root *finding, l *line) bool {
+	return (ours(root.code) || root.code == catalog.SymptomTenantNotOnboarded) && together(root, &finding{lines: []line{*l}})
+}
+
+// refusals are the answers to devices that nothing explains.
+func (t *timeline) refusals(causes []finding) (all []string) {
+	for _, s := range t.sightings(refusal) {
+		l := s.lines[0]
+		if !slices.ContainsFunc(causes, func(f finding) bool { return explains(&f, &l) }) {
+			all = append(all, fmt.Sprintf("%s: a device was refused, %s, and the line does not say why: %s", place(&l), times(s.count), shown(l.text)))
+		}
+	}
+	return all
+}
+
+func (t *timeline) unknown() (all []string) {
+	count, shownLines := 0, 0
+	for _, f := range t.files {
+		count += f.unknown.count
+		for _, l := range f.unknown.lines {
+			if f.known() && shownLines < 5 {
+				all = append(all, fmt.Sprintf("%s: no rule knows this line: %s", place(&l), shown(l.text)))
+				shownLines++
+			}
+		}
+		if !f.known() {
+			count -= f.unknown.count
+		}
+	}
+	if count > shownLines {
+		all = append(all, fmt.Sprintf("%d more lines look like failures, and no rule knows them", count-shownLines))
+	}
+	return all
+}
+
+// looked says what was read.
+func (t *timeline) looked() (all []string) {
+	other := 0
+	for _, f := range t.files {
+		if !f.known() {
+			other++
+			continue
+		}
+		var forms []string
+		for k, name := range kindNames {
+			if f.kinds[kind(k)] > 0 && (k > 0 || len(f.kinds) == 1) {
+				forms = append(forms, name)
+			}
+		}
+		when := ""
+		if !f.first.IsZero() {
+			when = fmt.Sprintf(", %s to %s", f.first.UTC().Format(stampLayout), f.last.UTC().Format(stampLayout+" UTC"))
+		}
+		if len(all) < 50 {
+			all = append(all, fmt.Sprintf("%s: %s, %s%s", printable(f.name), strings.Join(forms, " and "), number(f.lines, "line"), when))
+		} else if len(all) == 50 {
+			all = append(all, "and more")
+		}
+	}
+	if other > 0 {
+		all = append(all, fmt.Sprintf("%s in which nothing is a line of a log that is known", number(other, "file")))
+	}
+	return all
+}
+
+// clockDifference is the least difference worth a word: a message takes some seconds on its way.
+const clockDifference = time.Minute
+
+// clocks compares the clocks of folders by the ids that they have in common.
+func (t *timeline) clocks() (all []string) {
+	differences := map[[2]string][]time.Duration{}
+	for _, folders := range t.ids {
+		for a, at := range folders {
+			for b, bt := range folders {
+				if a < b {
+					differences[[2]string{a, b}] = append(differences[[2]string{a, b}], bt.Sub(at))
+				}
+			}
+		}
+	}
+	for pair, spans := range differences {
+		slices.Sort(spans)
+		if middle := spans[len(spans)/2]; middle.Abs() >= clockDifference {
+			first, second := pair[0], pair[1]
+			if middle < 0 {
+				first, second = second, first
+			}
+			all = append(all, fmt.Sprintf("the clock of %s seems to be %s ahead of that of %s, by %s that both name; the order of their lines is doubtful",
+				printable(second), span(middle.Abs()), printable(first), number(len(spans), "id")))
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+func number(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+const stampLayout = "2006-01-02 15:04:05"
+
+func span(d time.Duration) string {
+	switch {
+	case d >= 48*time.Hour:
+		return fmt.Sprintf("%d days", int(d.Hours()/24))
+	case d >= 2*time.Hour:
+		return fmt.Sprintf("%d hours", int(d.Hours()))
+	case d >= 2*time.Minute:
+		return fmt.Sprintf("%d minutes", int(d.Minutes()))
+	}
+	return fmt.Sprintf("%d seconds", int(d.Seconds()))
+}
+
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
+}
+
+func place(l *line) string { return fmt.Sprintf("%s:%d", printable(l.file), l.number) }
+
+func folderOf(file string) string { return path.Dir(file) }
+
+func titleOf(code catalog.Code) string {
+	entry, _ := catalog.Lookup(code)
+	return entry.Title
+}
+
+func steps(remedy []string) []string {
+	all := make([]string, len(remedy))
+	for i, step := range remedy {
+		all[i] = strings.Join(strings.Fields(step), " ")
+	}
+	return all
+}
+
+// token finds what must not be shown: tokens are credentials.
+var token = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{8,}(\.[A-Za-z0-9_-]*){0,4}|(?i:(regtoken:|bearer |dpop |negotiate )[A-Za-z0-9_.+/=-]{16,})`)
+
+const shownCap = 400
+
+// shown makes a line fit to be shown: no token, no control character, not overlong.
+func shown(text string) string {
+	text = printable(token.ReplaceAllString(text, "(token left out)"))
+	if len(text) > shownCap {
+		text = strings.ToValidUTF8(text[:shownCap], "") + "..."
+	}
+	return text
+}
+
+// printable shows control characters instead of obeying them; line breaks become blanks.
+func printable(text string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t' || r == '\r':
+			return ' '
+		case unicode.IsControl(r), unicode.Is(unicode.Cf, r), r == '\u2028', r == '\u2029':
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(text, "?")))
+}

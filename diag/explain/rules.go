@@ -1,0 +1,285 @@
+package explain
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"postern/catalog"
+)
+
+// rule is what a symptom means beside others.
+type rule struct {
+	code catalog.Code
+	sure Sure // how sure the lines of the symptom make it; Certain when empty
+	// follows are the symptoms of which this one is a consequence when they are there too.
+	follows []catalog.Code
+	// partOf are the symptoms of which this one is only another sight: a line before, a line of another server.
+	partOf []catalog.Code
+	// with are the symptoms without one of which the lines mean nothing; the lines alone are named in lone.
+	with []catalog.Code
+	lone string
+	// over are marks after which, on the same machine, the symptom is history.
+	over []mark
+	// own says that a code of our own servers at the same time is the reason of this symptom.
+	own bool
+}
+
+// working are marks after which a client's way to its site works.
+var working = []mark{cached, replied, registered}
+
+// flagCodes are the reasons for which TLS fails.
+var flagCodes = []catalog.Code{
+	catalog.SymptomServerRootUntrusted, catalog.SymptomRevocationCheckFailed, catalog.SymptomServerNameMismatch, catalog.SymptomServerCertificateDate,
+	catalog.SymptomServerCertificateRevoked, catalog.SymptomServerCertificateInvalid, catalog.SymptomServerCertificateUse, catalog.SymptomTLSChannel,
+}
+
+// wayCodes are the reasons for which a client does not get through to its gateway.
+var wayCodes = append([]catalog.Code{
+	catalog.SymptomGatewayNameNotResolved, catalog.SymptomNameNotResolved, catalog.SymptomCannotConnect, catalog.SymptomConnectionLost,
+	catalog.SymptomInvalidAnswer, catalog.SymptomTLSFailed,
+}, flagCodes...)
+
+// entraCodes are the reasons for which a tenant gives no token.
+var entraCodes = []catalog.Code{
+	catalog.SymptomNotJoined, catalog.SymptomTenantNotOnboarded, catalog.SymptomNoEntraToken, catalog.SymptomDeviceTokenNotObtained,
+	catalog.SymptomEntraResourceUnknown, catalog.SymptomEntraSecretExpired, catalog.SymptomEntraTenantUnknown, catalog.SymptomEntraInteraction,
+}
+
+// ticketCodes are the reasons for which Kerberos fails.
+var ticketCodes = []catalog.Code{catalog.SymptomClockSkew, catalog.SymptomTicketModified, catalog.SymptomServiceUnknown}
+
+// rules is the table of what symptoms mean, in the order of a diagnosis (product.md 5.11): the way, TLS, Entra and
+// tokens, connection point, web server, token service, registration, approval. Where time does not order two symptoms,
+// the first of the table is the first wrong thing.
+var rules = []rule{
+	{code: catalog.SymptomAnalyzerNameResolution},
+	{code: catalog.SymptomGatewayNameNotResolved, over: working, own: true},
+	{code: catalog.SymptomNameNotResolved, over: working, own: true},
+	{code: catalog.SymptomCannotConnect, over: working, own: true},
+	{code: catalog.SymptomConnectionLost, over: working, own: true},
+	{code: catalog.SymptomInvalidAnswer, over: working, own: true},
+
+	{code: catalog.SymptomServerRootUntrusted, over: working, own: true},
+	{code: catalog.SymptomServerNameMismatch, over: working, own: true},
+	{code: catalog.SymptomServerCertificateDate, over: working, own: true},
+	{code: catalog.SymptomServerCertificateRevoked, over: working, own: true},
+	{code: catalog.SymptomServerCertificateInvalid, over: working, own: true},
+	{code: catalog.SymptomServerCertificateUse, over: working, own: true},
+	{code: catalog.SymptomTLSChannel, over: working, own: true},
+	{code: catalog.SymptomRevocationCheckFailed, partOf: []catalog.Code{catalog.SymptomServerRootUntrusted}, over: working, own: true},
+	{code: catalog.SymptomTLSFailed, partOf: flagCodes, over: working, own: true},
+	{code: catalog.SymptomClientCertificateUnusable, over: working},
+
+	{code: catalog.SymptomProviderNotRegistered},
+	{code: catalog.SymptomVaultNameTaken},
+	{code: catalog.SymptomProvisionFailed, follows: []catalog.Code{catalog.SymptomProviderNotRegistered, catalog.SymptomVaultNameTaken}},
+	{code: catalog.SymptomRoleCertificateMissing, over: []mark{forwarded, usableCert}},
+	{code: catalog.SymptomConnectorCannotReachGateway, over: []mark{forwarded}},
+
+	{code: catalog.SymptomNotJoined},
+	{code: catalog.SymptomTenantNotOnboarded, own: true, over: []mark{entraToken, entraAsking}, follows: wayCodes},
+	{code: catalog.SymptomEntraTenantUnknown, over: []mark{entraToken}},
+	{code: catalog.SymptomEntraResourceUnknown, over: []mark{entraToken}},
+	{code: catalog.SymptomEntraSecretExpired, over: []mark{entraToken}},
+	{code: catalog.SymptomEntraInteraction, over: []mark{entraToken}},
+	{code: catalog.SymptomDeviceTokenNotObtained, over: []mark{entraToken}, partOf: []catalog.Code{catalog.SymptomNoEntraToken},
+		follows: []catalog.Code{catalog.SymptomNotJoined, catalog.SymptomEntraTenantUnknown, catalog.SymptomEntraResourceUnknown, catalog.SymptomEntraSecretExpired, catalog.SymptomEntraInteraction}},
+	{code: catalog.SymptomNoEntraToken, over: []mark{entraToken},
+		follows: []catalog.Code{catalog.SymptomNotJoined, catalog.SymptomEntraTenantUnknown, catalog.SymptomEntraResourceUnknown, catalog.SymptomEntraSecretExpired, catalog.SymptomEntraInteraction}},
+	{code: catalog.SymptomTokenLifetimeOver, own: true},
+	{code: catalog.SymptomTokenAudienceUnknown, own: true},
+	{code: catalog.SymptomTokenLibraryMismatch},
+	{code: catalog.SymptomGatewayInvalidToken, over: []mark{cached}, own: true,
+		follows: []catalog.Code{catalog.SymptomTokenLifetimeOver, catalog.SymptomTokenBlocked, catalog.SymptomTokenAudienceUnknown}},
+
+	{code: catalog.SymptomConnectorRevocationUnknown},
+	{code: catalog.SymptomNoClientCertificateLeft, over: []mark{usableCert}, own: true, follows: []catalog.Code{catalog.SymptomConnectorRevocationUnknown}},
+	{code: catalog.SymptomNotAllowedCertificate, over: []mark{usableCert}, partOf: []catalog.Code{catalog.SymptomNoClientCertificateLeft},
+		with: []catalog.Code{catalog.SymptomNoClientCertificateLeft}, lone: "root CA: 0"},
+	{code: catalog.SymptomNoPrivateKeyCertificate, over: []mark{usableCert}, partOf: []catalog.Code{catalog.SymptomNoClientCertificateLeft, catalog.SymptomNotAllowedCertificate},
+		with: []catalog.Code{catalog.SymptomNoClientCertificateLeft}, lone: "private key: 0"},
+	{code: catalog.SymptomNotClientAuthCertificate, over: []mark{usableCert}, partOf: []catalog.Code{catalog.SymptomNoClientCertificateLeft},
+		with: []catalog.Code{catalog.SymptomNoClientCertificateLeft}},
+	{code: catalog.SymptomClientCertificateRequired, own: true,
+		follows: []catalog.Code{catalog.SymptomNoClientCertificateLeft, catalog.SymptomConnectorRevocationUnknown}},
+	{code: catalog.SymptomConnectorClientCertificateRequired, own: true, partOf: []catalog.Code{catalog.SymptomClientCertificateRequired},
+		follows: []catalog.Code{catalog.SymptomNoClientCertificateLeft, catalog.SymptomConnectorRevocationUnknown}},
+	{code: catalog.SymptomConnectorForbidden, own: true},
+	{code: catalog.SymptomConnectorWebException, own: true,
+		partOf: []catalog.Code{catalog.SymptomClientCertificateRequired, catalog.SymptomConnectorClientCertificateRequired, catalog.SymptomConnectorForbidden},
+		follows: []catalog.Code{catalog.SymptomNoClientCertificateLeft, catalog.SymptomConnectorRevocationUnknown, catalog.SymptomAccessClientCertificateMissing,
+			catalog.SymptomAccessHTTPSRequired, catalog.SymptomCertificateMappingDenied, catalog.SymptomCertificateUntrusted, catalog.SymptomCertificateOutOfDate}},
+
+	{code: catalog.SymptomAccessClientCertificateMissing, own: true,
+		partOf:  []catalog.Code{catalog.SymptomClientCertificateRequired, catalog.SymptomConnectorClientCertificateRequired},
+		follows: []catalog.Code{catalog.SymptomNoClientCertificateLeft, catalog.SymptomConnectorRevocationUnknown}},
+	{code: catalog.SymptomAccessHTTPSRequired, own: true},
+	{code: catalog.SymptomCertificateMappingDenied, own: true},
+	{code: catalog.SymptomCertificateUntrusted, own: true},
+	{code: catalog.SymptomCertificateOutOfDate, own: true},
+	{code: catalog.SymptomDatabaseLogin},
+	{code: catalog.SymptomPostFailed500},
+	{code: catalog.SymptomBackendDown, own: true, over: []mark{forwarded}},
+	{code: catalog.SymptomConnectorInternalServerError, sure: Likely, own: true, partOf: []catalog.Code{catalog.SymptomTokenLibraryMismatch},
+		follows: []catalog.Code{catalog.SymptomDatabaseLogin, catalog.SymptomPostFailed500, catalog.SymptomBackendDown, catalog.SymptomTokenAudienceUnknown}},
+	{code: catalog.SymptomInboxSource},
+
+	{code: catalog.SymptomConnectorUnauthorized, own: true, over: []mark{cached},
+		follows: []catalog.Code{catalog.SymptomTokenLifetimeOver, catalog.SymptomTokenAudienceUnknown}},
+	{code: catalog.SymptomNothingToAuthenticateWith, own: true, over: []mark{cached},
+		follows: slices.Concat([]catalog.Code{catalog.SymptomGatewayInvalidToken, catalog.SymptomConnectorUnauthorized, catalog.SymptomTokenLifetimeOver, catalog.SymptomConnectorInternalServerError}, wayCodes, entraCodes)},
+	{code: catalog.SymptomDownloadUnauthenticated, own: true, over: []mark{cached},
+		follows: slices.Concat([]catalog.Code{catalog.SymptomNothingToAuthenticateWith, catalog.SymptomGatewayInvalidToken, catalog.SymptomConnectorUnauthorized,
+			catalog.SymptomTokenLifetimeOver, catalog.SymptomConnectorInternalServerError}, wayCodes, entraCodes)},
+
+	{code: catalog.SymptomClockSkew},
+	{code: catalog.SymptomTicketModified},
+	{code: catalog.SymptomServiceUnknown},
+	{code: catalog.SymptomNegotiateFailed, own: true, follows: append([]catalog.Code{catalog.SymptomNameNotResolved}, ticketCodes...)},
+
+	{code: catalog.SymptomRootNotInTrustList},
+	{code: catalog.SymptomClientCertificateExpired},
+	{code: catalog.SymptomCertificateRevoked, own: true},
+	{code: catalog.SymptomRegistrationBodyInvalid, own: true,
+		follows: []catalog.Code{catalog.SymptomRootNotInTrustList, catalog.SymptomClientCertificateExpired, catalog.SymptomCertificateRevoked}},
+	{code: catalog.SymptomRegistrationRejected, own: true, over: []mark{registered},
+		follows: []catalog.Code{catalog.SymptomCertificateRevoked, catalog.SymptomRegistrationBodyInvalid, catalog.SymptomRootNotInTrustList}},
+	{code: catalog.SymptomRegistrationReset, own: true, over: []mark{registered}},
+	{code: catalog.SymptomRegistrationPending, own: true, over: []mark{registered, mark(catalog.SymptomNotApproved)}},
+	{code: catalog.SymptomStateNotSaved},
+	{code: catalog.SymptomDuplicateIdentity, sure: Likely},
+	{code: catalog.SymptomNotApproved, over: []mark{registered}, own: true, follows: append([]catalog.Code{catalog.SymptomNegotiateFailed}, ticketCodes...)},
+}
+
+// rank is the place of a code in the table; codes of our own come first, because they are the most exact.
+func rank(code catalog.Code) int {
+	return slices.IndexFunc(rules, func(r rule) bool { return r.code == code })
+}
+
+// ruleOf returns the rule of a code; one of our own codes has none of its own.
+func ruleOf(code catalog.Code) rule {
+	if i := rank(code); i >= 0 {
+		return rules[i]
+	}
+	return rule{code: code}
+}
+
+// finding is a symptom that the timeline shows.
+type finding struct {
+	code   catalog.Code
+	sure   Sure
+	lines  []line
+	last   line
+	count  int
+	over   *line  // what showed later that it is history
+	detail string // particulars, when there are any
+}
+
+// extra are the findings that need more than lines with a mark.
+var extra = []func(*timeline) []finding{linkTroubles, disagreement, noEntraToken, tenantNotOnboarded, flipping}
+
+// linkPatience is how long a link between roles may be down before that is a symptom: links end when a role stops.
+const linkPatience = time.Minute
+
+func linkTroubles(t *timeline) (found []finding) {
+	for _, trouble := range t.links {
+		s := trouble.lines
+		if s.last.time.Sub(s.lines[0].time) >= linkPatience {
+			found = append(found, finding{code: trouble.code, sure: Likely, lines: s.lines, last: s.last, count: s.count})
+		}
+	}
+	slices.SortFunc(found, func(a, b finding) int { return earlier(a.lines[0], b.lines[0]) })
+	return found
+}
+
+// disagreement finds flags that the number before them does not contain (S4:L61-64).
+func disagreement(t *timeline) []finding {
+	numbers := t.sightings(flagNumber)
+	named := t.sightings(mark(catalog.SymptomServerNameMismatch))
+	if len(numbers) == 0 || !onlyBesideNumber(t, named) {
+		return nil
+	}
+	return []finding{{code: catalog.SymptomFlagsDisagree, sure: Certain, lines: append(cut(numbers[0].lines[:1]), named[0].lines[0]), last: named[0].last, count: 1}}
+}
+
+// onlyBesideNumber says whether the name flag is set on lines of its own only, each in a file whose numbers lack it.
+func onlyBesideNumber(t *timeline, named []*sighting) bool {
+	for _, s := range named {
+		number := false
+		for _, other := range t.sightings(flagNumber) {
+			number = number || sameLog(&other.last, &s.last)
+		}
+		inNumber := slices.ContainsFunc(s.lines, func(l line) bool { n, ok := flags(l.text); return ok && n&0x10 != 0 })
+		if !number || inNumber {
+			return false
+		}
+	}
+	return len(named) > 0
+}
+
+// noEntraToken finds a client that also got no user's token after its own failed (S2:L47).
+func noEntraToken(t *timeline) (found []finding) {
+	for _, tried := range t.sightings(fallback) {
+		for _, failed := range t.sightings(mark(catalog.SymptomDeviceTokenNotObtained)) {
+			if sameLog(&failed.last, &tried.last) && after(&failed.last, &tried.last) {
+				found = append(found, finding{code: catalog.SymptomNoEntraToken, sure: Certain, lines: []line{tried.last, failed.last}, last: failed.last, count: 1})
+			}
+		}
+	}
+	return found
+}
+
+// tenantNotOnboarded finds a client that asked the gateway for its tenant's properties and stopped (S2:L26).
+func tenantNotOnboarded(t *timeline) (found []finding) {
+	for _, asked := range t.sightings(askedEntra) {
+		for _, ended := range t.sightings(setupFailed) {
+			later := func(s *sighting) bool { return sameLog(&s.last, &asked.last) && after(&s.last, &asked.last) }
+			if sameLog(&ended.last, &asked.last) && after(&ended.last, &asked.last) &&
+				!slices.ContainsFunc(t.sightings(entraAsking, cached, entraToken), later) {
+				found = append(found, finding{code: catalog.SymptomTenantNotOnboarded, sure: Likely, lines: []line{asked.last, ended.last}, last: ended.last, count: 1})
+			}
+		}
+	}
+	return found
+}
+
+// flipping finds a client whose id goes forth and back, as with two machines of one image (S0:L25).
+func flipping(t *timeline) []finding {
+	byFolder := map[string][]assignment{}
+	var folders []string
+	for _, a := range t.assigned {
+		folder := folderOf(a.l.file)
+		if byFolder[folder] == nil {
+			folders = append(folders, folder)
+		}
+		byFolder[folder] = append(byFolder[folder], a)
+	}
+	var found []finding
+	for _, folder := range folders {
+		all := byFolder[folder]
+		slices.SortStableFunc(all, func(a, b assignment) int { return earlier(a.l, b.l) })
+		for i := 2; i < len(all); i++ {
+			if all[i].id == all[i-2].id && all[i].id != all[i-1].id {
+				found = append(found, finding{code: catalog.SymptomDuplicateIdentity, sure: Likely,
+					lines: []line{all[i-2].l, all[i-1].l, all[i].l}, last: all[i].l, count: 3})
+				break
+			}
+		}
+	}
+	return found
+}
+
+// lifetimes is what is known of tokens that were met after their end.
+func lifetimes(t *timeline) (sentences []string) {
+	for _, e := range t.ended {
+		if over := e.now.Sub(e.until); over > 0 {
+			sentences = append(sentences, fmt.Sprintf("the token was good until %s and came at %s, %s too late (%s)",
+				e.until.Format(stampLayout), e.now.Format(stampLayout), span(over), place(&e.l)))
+			continue
+		}
+		sentences = append(sentences, fmt.Sprintf("the token was called expired although its end, %s, is later than the server's clock, %s (%s)",
+			e.until.Format(stampLayout), e.now.Format(stampLayout), place(&e.l)))
+	}
+	return sentences
+}

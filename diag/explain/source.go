@@ -1,0 +1,257 @@
+package explain
+
+import (
+	"archive/zip"
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Limits bound what one run reads and keeps.
+type Limits struct {
+	Files     int   // files read
+	FileBytes int64 // of one file, after unpacking
+	Bytes     int64 // of all files
+	Line      int   // bytes of one line; the rest of a longer one is not looked at
+	Lines     int   // of one file
+	ZipRatio  int64 // unpacked bytes for each packed byte, beyond the first MiB
+	Kept      int   // unanswered requests and other particulars kept of one file
+}
+
+// DefaultLimits are enough for a site's logs and keep the memory bounded.
+func DefaultLimits() Limits {
+	return Limits{Files: 100_000, FileBytes: 16 << 30, Bytes: 64 << 30, Line: 64 << 10, Lines: 200_000_000, ZipRatio: 250, Kept: 20_000}
+}
+
+// Standard input has this path, and this name in the report.
+const (
+	StdinPath = "-"
+	stdinName = "(standard input)"
+)
+
+// source is one file that may be a log.
+type source struct {
+	name  string // as the report shows it
+	named bool   // a person gave it by name, so that a report is owed
+	open  func() (io.ReadCloser, error)
+}
+
+// collector gathers the sources behind the paths.
+type collector struct {
+	limits  Limits
+	stdin   io.Reader
+	sources []source
+	seen    map[string]bool
+	notes   []string // what could not be read, and why
+	full    bool
+	closers []io.Closer
+}
+
+// collect follows paths: files, folders, patterns, archives and "-". What cannot be read is a note, not an error.
+func (c *collector) collect(ctx context.Context, paths []string) error {
+	c.seen = map[string]bool{}
+	for _, path := range paths {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		c.path(ctx, path)
+	}
+	slices.SortFunc(c.sources, func(a, b source) int { return cmp.Compare(a.name, b.name) })
+	if len(c.sources) > c.limits.Files {
+		c.sources = c.sources[:c.limits.Files]
+		c.note("only the first %d files were read; that is the limit", c.limits.Files)
+	}
+	return ctx.Err()
+}
+
+func (c *collector) note(format string, arguments ...any) {
+	c.notes = append(c.notes, fmt.Sprintf(format, arguments...))
+}
+
+func (c *collector) path(ctx context.Context, path string) {
+	if path == StdinPath {
+		c.add(source{name: stdinName, named: true, open: func() (io.ReadCloser, error) { return io.NopCloser(c.stdin), nil }})
+		return
+	}
+	info, err := os.Stat(path)
+	switch {
+	case err == nil && info.IsDir():
+		c.folder(ctx, path)
+		return
+	case err == nil:
+		c.file(path, true)
+		return
+	}
+	matches, globError := filepath.Glob(path)
+	if globError != nil || len(matches) == 0 {
+		c.note("%s cannot be read: %v", path, reason(err))
+		return
+	}
+	for _, match := range matches {
+		if info, err := os.Stat(match); err == nil && info.IsDir() {
+			c.folder(ctx, match)
+			continue
+		}
+		c.file(match, true)
+	}
+}
+
+func (c *collector) folder(ctx context.Context, root string) {
+	_ = filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case ctx.Err() != nil || c.full:
+			return fs.SkipAll
+		case err != nil:
+			c.note("%s cannot be read: %v", path, reason(err))
+			return nil
+		case entry.Type().IsRegular(): // links, pipes and devices of a folder are not followed
+			c.file(path, false)
+		}
+		return nil
+	})
+}
+
+// file adds a file, or what is in it when it is an archive.
+func (c *collector) file(path string, named bool) {
+	path = filepath.Clean(path)
+	if packed(path) {
+		c.archive(path)
+		return
+	}
+	c.add(source{name: filepath.ToSlash(path), named: named, open: func() (io.ReadCloser, error) { return os.Open(path) }})
+}
+
+func (c *collector) add(s source) {
+	if c.seen[s.name] || c.full {
+		return
+	}
+	c.seen[s.name] = true
+	c.sources = append(c.sources, s)
+	c.full = len(c.sources) >= 4*c.limits.Files // what is over is cut after sorting, so that the order of the paths does not matter
+}
+
+const zipMagic = "PK\x03\x04"
+
+// packed says whether a regular file begins as a zip archive does.
+func packed(path string) bool {
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	var head [len(zipMagic)]byte
+	_, err = io.ReadFull(file, head[:])
+	return err == nil && string(head[:]) == zipMagic
+}
+
+// archive adds the members of a zip archive. Their names are only shown: nothing is ever written.
+func (c *collector) archive(path string) {
+	reader, err := zip.OpenReader(path)
+	if err != nil {
+		c.note("%s is not a zip archive that can be read: %v", path, err)
+		return
+	}
+	c.closers = append(c.closers, reader)
+	for _, member := range reader.File {
+		if member.Mode().IsRegular() {
+			c.add(source{name: filepath.ToSlash(path) + "!" + member.Name, open: func() (io.ReadCloser, error) { return c.unpack(member) }})
+		}
+	}
+}
+
+// errBomb ends the reading of a member that unpacks to far more than it is.
+var errBomb = errors.New("unpacks to far more than a log would")
+
+func (c *collector) unpack(member *zip.File) (io.ReadCloser, error) {
+	in, err := member.Open()
+	if err != nil {
+		return nil, err
+	}
+	allowed := 1<<20 + int64(min(member.CompressedSize64, 1<<40))*c.limits.ZipRatio
+	return &bounded{ReadCloser: in, left: allowed}, nil
+}
+
+type bounded struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, errBomb
+	}
+	return n, err
+}
+
+func (c *collector) close() {
+	for _, closer := range c.closers {
+		closer.Close()
+	}
+}
+
+// reason is why a file cannot be opened, without its name.
+func reason(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}
+
+// text returns a reader of UTF-8, whatever of the known encodings the file has, and false for a file that holds no text.
+func text(r io.Reader) (io.Reader, bool) {
+	in := bufio.NewReaderSize(r, 64<<10)
+	head, _ := in.Peek(4 << 10)
+	encoding, isText := sniff(head)
+	if !isText {
+		return nil, false
+	}
+	if encoding == nil {
+		return in, true
+	}
+	return encoding.NewDecoder().Reader(in), true
+}
+
+// sniff tells the encoding by a byte order mark, or by where the zero bytes are; nil is UTF-8 or near it.
+func sniff(head []byte) (decoder, bool) {
+	for _, mark := range marksOfOrder {
+		if bytes.HasPrefix(head, mark.bytes) {
+			return mark.encoding, true
+		}
+	}
+	if strings.HasPrefix(string(head), zipMagic) {
+		return nil, false
+	}
+	var zeros [2]int
+	other := 0
+	for i, b := range head {
+		switch {
+		case b == 0:
+			zeros[i%2]++
+		case b < ' ' && b != '\t' && b != '\n' && b != '\r' && b != '\f' && b != 0x1b:
+			other++
+		}
+	}
+	half := len(head) / 2
+	switch {
+	case half >= 4 && zeros[1]*10 > half*6 && zeros[0]*10 < half*2:
+		return littleEndian, true
+	case half >= 4 && zeros[0]*10 > half*6 && zeros[1]*10 < half*2:
+		return bigEndian, true
+	}
+	return nil, (zeros[0]+zeros[1]+other)*10 <= len(head)*3 // a log torn by a crash has zero bytes too, a database has many
+}
