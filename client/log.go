@@ -210,7 +210,11 @@ func (logs) messageAnswered(c *conversation, id, reply string) {
 
 func (l logs) badStatus(c *conversation, address string, status ccm.Status) {
 	c.log.Errorf("[CCMHTTP] ERROR: URL=%s, Port=%s, Options=%d, Code=0, Text=CCM_E_BAD_HTTP_STATUS_CODE", address, c.route.port(), l.options(c, c.log))
-	c.log.Errorf("[CCMHTTP] ERROR INFO: StatusCode=%d StatusText=%s", status.Code, status.Reason)
+	format := "[CCMHTTP] ERROR INFO: StatusCode=%d StatusText=%s"
+	if status.Code == 403 {
+		format = "[CCMHTTP] ERROR INFO: StatusCode= %d StatusText= %s" // with these blanks in the documents (S4)
+	}
+	c.log.Errorf(format, status.Code, status.Reason)
 }
 
 // options is the number that stands in an error line. In LocationServices.log it is 63, and

@@ -101,15 +101,14 @@ type testSite struct {
 	unsigned    bool     // answers are not signed
 	forge       bool     // signatures are over another answer
 
-	provider   *issuer.Issuer // of the tenant
-	validator  *entra.Validator
-	tenant     *testTenant // the device's way to it
-	onboarded  bool        // AADAuthInfo knows the tenant
-	resource   string      // that AADAuthInfo names instead of the site's
-	company    *authority.Authority
-	wantsProof bool         // as behind a gateway: a certificate alone is not enough
-	lists      *http.Client // for revocation lists
-	shownBy    []string     // subjects of client certificates that came
+	provider  *issuer.Issuer // of the tenant
+	validator *entra.Validator
+	tenant    *testTenant // the device's way to it
+	onboarded bool        // AADAuthInfo knows the tenant
+	resource  string      // that AADAuthInfo names instead of the site's
+	company   *authority.Authority
+	lists     *http.Client // for revocation lists
+	shownBy   []string     // subjects of client certificates that came
 }
 
 type testDevice struct {

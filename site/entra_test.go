@@ -73,6 +73,7 @@ func entraStories() []story {
 		{"an Entra device takes nobody's place by a name", entraByName},
 		{"an Entra token of nobody gives nothing", entraNobody},
 		{"RS256 by setting", tokenAlgorithm},
+		{"a user's token where a device's is asked for", deviceTokensOnly},
 	}
 }
 
@@ -382,4 +383,18 @@ func tokenAlgorithm(t *testing.T, w *world) {
 	if record, err := w.RotateKey(t.Context(), token.KindCCM, "anna"); err != nil || record.Algorithm != "ES256" {
 		t.Errorf("back: %s, %v", record.Algorithm, err)
 	}
+}
+
+func deviceTokensOnly(t *testing.T, w *world) {
+	user := entraUser(3)
+	if err := w.Set(t.Context(), "tenant.device-tokens-only", "true", "anna"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.ask(t, site.Exchange{Caller: byEntra(3, user)})
+	refused(t, "a user's token", err, catalog.EntraUserToken)
+	w.issued(t, site.Exchange{Caller: byEntra(4, entraDevice(4))})
+	if err := w.Set(t.Context(), "tenant.device-tokens-only", "false", "anna"); err != nil {
+		t.Fatal(err)
+	}
+	w.issued(t, site.Exchange{Caller: byEntra(3, user)})
 }

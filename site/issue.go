@@ -46,6 +46,9 @@ func (s *Site) IssueToken(ctx context.Context, ask Exchange) (Issued, error) {
 	if err := s.current.Load().cloudAdmitted(ask.Caller.Cloud); err != nil {
 		return Issued{}, err
 	}
+	if cloud := ask.Caller.Cloud; cloud != nil && ask.Caller.Method == proof.Entra && cloud.Kind != proof.CloudDevice && s.Settings().DeviceTokens {
+		return Issued{}, catalog.Errorf(catalog.EntraUserToken, "a token of the type %s; the setting %s asks for a device's", cloud.Kind, settingDevices)
+	}
 	device, err := s.registered(ctx, ask)
 	if err == nil {
 		return s.issueToDevice(ctx, ask, device)

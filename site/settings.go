@@ -48,6 +48,7 @@ type Settings struct {
 	LegacyKeys     bool     // accept RSA below 2048 bits and SHA-1 signatures, at level known (C75)
 	AES256         bool     // EnvelopedData with AES-256-CBC instead of 3DES; oldest clients cannot read it
 	TokenAlgorithm string   // of new keys for CCM and self-prove tokens: RS256 or ES256
+	DeviceTokens   bool     // devices enrol with a device's token of Entra only, never with a user's
 	LoopbackHTTP   bool     // a tenant's issuer on this machine may be http, for tests
 	BuildNumber    string
 }
@@ -90,6 +91,8 @@ func (s Settings) Value(name string) string {
 		return strconv.FormatBool(s.AES256)
 	case settingAlgorithm:
 		return strings.ToLower(s.TokenAlgorithm)
+	case settingDevices:
+		return strconv.FormatBool(s.DeviceTokens)
 	case settingLoopback:
 		return strconv.FormatBool(s.LoopbackHTTP)
 	}
@@ -107,6 +110,7 @@ const (
 	settingLegacy    = "registration.legacy-keys"
 	settingAES256    = "policy.aes256"
 	settingAlgorithm = "token.algorithm"
+	settingDevices   = "tenant.device-tokens-only"
 	settingLoopback  = "tenant.loopback-http"
 )
 
@@ -122,7 +126,7 @@ func readSettings(tx Tx) (settings Settings, hierarchy string, err error) {
 		return settings, "", err
 	}
 	settings = Settings{SiteCode: ccm.SiteCode(code), BuildNumber: buildNumber}
-	for _, name := range []string{settingApproval, settingRealms, settingConflicts, settingShared, settingLegacy, settingAES256, settingAlgorithm, settingLoopback} {
+	for _, name := range []string{settingApproval, settingRealms, settingConflicts, settingShared, settingLegacy, settingAES256, settingAlgorithm, settingDevices, settingLoopback} {
 		value, err := optional(tx, name)
 		if err != nil {
 			return settings, "", err
@@ -155,6 +159,8 @@ func (s *Settings) take(name, value string) (err error) {
 		s.AES256, err = strconv.ParseBool(or(value, "false"))
 	case settingAlgorithm:
 		s.TokenAlgorithm = strings.ToUpper(or(value, token.AlgorithmES256))
+	case settingDevices:
+		s.DeviceTokens, err = strconv.ParseBool(or(value, "false"))
 	case settingLoopback:
 		s.LoopbackHTTP, err = strconv.ParseBool(or(value, "false"))
 	}
@@ -201,6 +207,7 @@ func SettingNames() []SettingName {
 		{settingLegacy, "true or false (default): accept keys and signatures of 2007, at level known"},
 		{settingAES256, "true or false (default): seal secrets with AES-256 instead of 3DES; the oldest clients cannot read that"},
 		{settingAlgorithm, "es256 (default) or rs256: signature of CCM and self-prove tokens by keys made from now on; `postern site key rotate ccm` makes one"},
+		{settingDevices, "true or false (default): a device enrols with a device's token of its tenant only; S2's fallback to a user's token is refused (P961)"},
 		{settingLoopback, "true or false (default): a tenant's issuer may be http on a loopback address, for tests"},
 	}
 }
@@ -237,7 +244,7 @@ func canonicalSetting(name, value string, now time.Time) (string, error) {
 		return canonicalShared(value)
 	case settingAlgorithm:
 		return oneOf(name, strings.ToLower(value), strings.ToLower(token.AlgorithmES256), strings.ToLower(token.AlgorithmRS256))
-	case settingLegacy, settingAES256, settingLoopback:
+	case settingLegacy, settingAES256, settingDevices, settingLoopback:
 		on, err := strconv.ParseBool(value)
 		if err != nil {
 			return "", catalog.Errorf(catalog.InvalidArgument, "%s is %q; give true or false", name, value)

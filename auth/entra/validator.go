@@ -276,12 +276,3 @@ func verify(ctx context.Context, raw, issuer string, k key) error {
 	}
 	return catalog.Wrap(catalog.EntraTokenMalformed, err, "not an access token in the form of OpenID Connect")
 }
-
-// RequireDevice returns EntraUserToken when the evidence is a user's: a user's token
-// never gives a device's rights.
-func RequireDevice(c proof.Cloud) error {
-	if c.Kind != proof.CloudDevice {
-		return catalog.Errorf(catalog.EntraUserToken, "a token of the type %s", c.Kind)
-	}
-	return nil
-}

@@ -343,15 +343,6 @@ func flip(letter string) string {
 	return "A"
 }
 
-func TestUserIsNoDevice(t *testing.T) {
-	if got := catalog.CodeOf(RequireDevice(proof.Cloud{Kind: proof.CloudUser, Device: deviceID})); got != catalog.EntraUserToken {
-		t.Errorf("got %q", got)
-	}
-	if err := RequireDevice(proof.Cloud{Kind: proof.CloudDevice}); err != nil {
-		t.Error(err)
-	}
-}
-
 // The clock: ten minutes either way are refused, the leeway is not; the error names it.
 func TestLeeway(t *testing.T) {
 	provider := start(t, issuer.Options{})

@@ -133,7 +133,7 @@ func (x *exchange) granted(raw []byte, ask messages.ASReq) (*ticket, error) {
 		return nil, catalog.Wrap(catalog.ClientKerberosKey, err, "the answer of the realm %s does not open with the key of %s in %s (the realm used key version %d)", c.realm, c.principal(), x.machine.file, reply.EncPart.KVNO)
 	}
 	part := reply.DecryptedEncPart
-	if skew := part.AuthTime.Sub(time.Now()); skew.Abs() > x.machine.realms.LibDefaults.Clockskew {
+	if skew := time.Until(part.AuthTime); skew.Abs() > x.machine.realms.LibDefaults.Clockskew {
 		return nil, clockError(skew, "the realm "+c.realm)
 	}
 	err := guarded(func() error { _, err := reply.Verify(x.machine.realms, own, ask); return err })

@@ -167,13 +167,12 @@ func ruleOf(code catalog.Code) rule {
 
 // finding is a symptom that the timeline shows.
 type finding struct {
-	code   catalog.Code
-	sure   Sure
-	lines  []line
-	last   line
-	count  int
-	over   *line  // what showed later that it is history
-	detail string // particulars, when there are any
+	code  catalog.Code
+	sure  Sure
+	lines []line
+	last  line
+	count int
+	over  *line // what showed later that it is history
 }
 
 // extra are the findings that need more than lines with a mark.
