@@ -90,6 +90,7 @@ func (v *visit) confirm(m *ccm.Message, request *ccm.RegistrationRequest) (strin
 	if err := v.spend(); err != nil {
 		return "", err
 	}
+	waiting := v.mp.waiting() // asked first: a registration that leaves the inbox after this is in the database
 	out, err := v.mp.site.Confirm(v.r.Context(), v.caller(), request)
 	if catalog.CodeOf(err) == catalog.DeviceUnknown {
 		if final, ok := v.mp.renamed.final(request.SMSID); ok {
@@ -102,7 +103,7 @@ func (v *visit) confirm(m *ccm.Message, request *ccm.RegistrationRequest) (strin
 	case err == nil:
 		v.proof.Client = out.Device.ClientID
 		return v.registration(request, ccm.RegistrationDone, out.Device.ClientID, out.Device.Approval.Status), nil
-	case errors.Is(err, site.ErrUnavailable), catalog.CodeOf(err) == catalog.DeviceUnknown && v.mp.waiting():
+	case errors.Is(err, site.ErrUnavailable), catalog.CodeOf(err) == catalog.DeviceUnknown && waiting:
 		return v.registration(request, ccm.RegistrationPending, request.SMSID, ccm.ApprovalNone), nil
 	case catalog.CodeOf(err) == catalog.DeviceUnknown && m.Header.AllowRegistrationReset:
 		v.mp.logs.registrationFailed()
