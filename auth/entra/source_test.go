@@ -595,12 +595,11 @@ func TestSilentIssuerBesideAGoodOne(t *testing.T) {
 	release := make(chan struct{})
 	silent.discovery = func(http.ResponseWriter, *http.Request) { <-release }
 	defer close(release)
-	good.keys = func(w http.ResponseWriter, _ *http.Request) {
-		good.write(w, keySetOf(jose.JSONWebKey{Key: rsaKey(t, 2048).Public(), KeyID: "a"}))
-	}
+	keys := keySetOf(jose.JSONWebKey{Key: rsaKey(t, 2048).Public(), KeyID: "a"})
+	good.keys = func(w http.ResponseWriter, _ *http.Request) { good.write(w, keys) }
 	tenant := token.Tenant{ID: "realm", Issuers: []string{silent.issuer(), good.issuer()}, Audiences: []string{"https://ConfigMgrService"}}
 	s := NewSource(SourceConfig{Tenants: func() []token.Tenant { return []token.Tenant{tenant} }, LoopbackHTTP: true, Now: newClock().Now})
-	s.config.Timeout = 200 * time.Millisecond
+	s.config.Timeout = 2 * time.Second
 	if err := s.Refresh(t.Context(), "realm"); catalog.CodeOf(err) != catalog.EntraProviderUnreachable {
 		t.Error(err)
 	}
