@@ -393,7 +393,7 @@ func TestOpenSSLResponder(t *testing.T) {
 	program, err := authority.NewOpenSSL(t.TempDir(), c.between, authority.Issued{Certificate: good[0]},
 		authority.Issued{Certificate: bad[0], RevokedAt: time.Now().Add(-time.Hour), Reason: "keyCompromise"})
 	if errors.Is(err, authority.ErrNoOpenSSL) {
-		t.Skip(err)
+		t.Fatal(err) // make test installs it
 	}
 	c.must(err)
 	responder, err := program.Respond(nil)
