@@ -1,8 +1,15 @@
 // A certified OpenID provider on loopback, for the tests of auth/entra. It is started by
 // the Go test, prints its issuer as one line, and ends when its input ends.
-import { generateKeyPairSync } from 'node:crypto';
+import { generateKeyPairSync, webcrypto } from 'node:crypto';
 import { createServer } from 'node:http';
 import Provider from 'oidc-provider';
+
+// Debian's Node.js 18 lacks some of what the provider uses.
+globalThis.crypto ??= webcrypto;
+for (const [name, change] of [['toSorted', 'sort'], ['toReversed', 'reverse']]) {
+  Array.prototype[name] ??= function copied(...given) { return [...this][change](...given); };
+}
+URL.parse ??= (text, base) => (URL.canParse(text, base) ? new URL(text, base) : null);
 
 const { POSTERN_SECRET: secret, POSTERN_CLAIMS: claims } = process.env;
 const device = JSON.parse(claims);
