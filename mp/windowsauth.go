@@ -36,7 +36,7 @@ func (v *visit) admitTicket() error {
 		return &refusal{statusLogonDenied(), err}
 	}
 	if v.mp.config.Windows == nil && bytes.Contains(ticket, []byte("NTLMSSP\x00")) {
-		return &refusal{statusLogonDenied(), catalog.Errorf(catalog.NTLMRefused, "NTLM is not implemented")}
+		return &refusal{statusLogonDenied(), ntlmRefused()}
 	}
 	if v.mp.config.Windows == nil {
 		return &refusal{statusLogonDenied(), catalog.Errorf(catalog.KerberosNotAvailable, "this management point has no keytab")}
@@ -59,12 +59,17 @@ func (v *visit) admitTicket() error {
 // negotiate is the one scheme of Windows authentication here.
 const negotiate = "Negotiate"
 
+// ntlmRefused is the answer to NTLM in every wrapping (design decision 5).
+func ntlmRefused() error {
+	return catalog.Errorf(catalog.NTLMRefused, "NTLM is refused on purpose; send a Kerberos ticket")
+}
+
 // negotiateToken returns the token of an Authorization header.
 func negotiateToken(credential string) ([]byte, error) {
 	scheme, data, _ := strings.Cut(credential, " ")
 	switch {
 	case strings.EqualFold(scheme, "NTLM"):
-		return nil, catalog.Errorf(catalog.NTLMRefused, "NTLM is not implemented")
+		return nil, ntlmRefused()
 	case !strings.EqualFold(scheme, negotiate):
 		return nil, catalog.Errorf(catalog.ProofNotAccepted, "this address takes Negotiate")
 	}

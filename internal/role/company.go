@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -44,7 +43,7 @@ func companyCertificate(file string) (tls.Certificate, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return pair, err
 	}
-	content, err := os.ReadFile(file)
+	content, err := readBounded(file)
 	if err != nil {
 		return tls.Certificate{}, err
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"postern/auth"
@@ -34,18 +35,20 @@ type renewing struct {
 	key    crypto.Signer
 	now    func() time.Time
 	log    *slog.Logger
+
+	current atomic.Pointer[tls.Certificate]
 }
 
 // run renews until ctx ends. A certificate that cannot be renewed keeps working to its end; health says when that is.
-func (r renewing) run(ctx context.Context, c *connector.Connector, current tls.Certificate) error {
+func (r *renewing) run(ctx context.Context, c *connector.Connector) error {
 	tick := time.NewTicker(renewLook)
 	defer tick.Stop()
 	for {
-		if r.due(current) {
+		if current := *r.current.Load(); r.due(current) {
 			fresh, err := r.renew(ctx, current)
 			switch {
 			case err == nil:
-				current = fresh
+				r.current.Store(&fresh)
 				c.SetCertificate(fresh)
 				r.log.InfoContext(ctx, "connector certificate renewed")
 			case ctx.Err() == nil:
@@ -60,12 +63,12 @@ func (r renewing) run(ctx context.Context, c *connector.Connector, current tls.C
 	}
 }
 
-func (r renewing) due(current tls.Certificate) bool {
+func (r *renewing) due(current tls.Certificate) bool {
 	leaf, err := x509.ParseCertificate(current.Certificate[0])
 	return err != nil || r.now().Add(renewBefore).After(leaf.NotAfter)
 }
 
-func (r renewing) renew(ctx context.Context, current tls.Certificate) (fresh tls.Certificate, err error) {
+func (r *renewing) renew(ctx context.Context, current tls.Certificate) (fresh tls.Certificate, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimRight(r.config.ManagementPoint, "/")+"/postern/renew", nil)
 	if err != nil {
 		return fresh, err

@@ -513,9 +513,10 @@ func StartConnector(ctx context.Context, c Config, e Environment) (r *Running, e
 	}
 	r.Connector = out
 	r.run(inner, "connector", out.Run)
-	renewal := renewing{config: c, root: root, key: key, now: e.Now, log: log}
-	r.run(inner, "connector certificate", func(ctx context.Context) error { return renewal.run(ctx, out, config.Certificate) })
-	health := func() Health { return connectorHealth(c, out, config.Certificate, protectedBy) }
+	renewal := &renewing{config: c, root: root, key: key, now: e.Now, log: log}
+	renewal.current.Store(&config.Certificate)
+	r.run(inner, "connector certificate", func(ctx context.Context) error { return renewal.run(ctx, out) })
+	health := func() Health { return connectorHealth(c, out, *renewal.current.Load(), protectedBy) }
 	return r, openDoor(r, c, &door{health: health, metrics: registry, logs: logs})
 }
 
