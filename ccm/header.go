@@ -73,6 +73,9 @@ func parseHeader(part []byte, lim Limits) (Header, error) {
 	if len(part) > maxHeaderPart {
 		return Header{}, catalog.Errorf(catalog.MessageTooLarge, "a header of %d bytes", len(part))
 	}
+	if err := checkPairs(part); err != nil {
+		return Header{}, fmt.Errorf("read message header: %w", err)
+	}
 	root, err := parseXML(trimText(decodeUTF16(part)), lim)
 	if err != nil {
 		return Header{}, fmt.Errorf("read message header: %w", err)

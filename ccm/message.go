@@ -48,8 +48,8 @@ type Message struct {
 // headers, a missing or extra line end after the last boundary, UTF-16 with or without
 // byte order mark, an odd tail, and a Body/@Length that is wrong: then the end of the
 // body's XML counts. It refuses what no client sends: more or fewer than two parts, a
-// Msg with an element twice, a SourceID that is no GUID, hooks it cannot undo, bombs.
-// Nothing is verified; see [Message.Verify]. Errors have codes of the wire. When nothing
+// Msg with an element twice, a SourceID that is no GUID, hooks it cannot undo, bombs,
+// half a surrogate pair. Nothing is verified; see [Message.Verify]. Errors have codes of the wire. When nothing
 // but the payload is wrong the message comes with the error, without a Body, so that the
 // sender can be answered as it waits for it.
 func ReadMessage(contentType string, body io.Reader, lim Limits) (*Message, error) {
@@ -101,10 +101,22 @@ func newMessage(header Header, payload []byte, compressed bool, lim Limits) (*Me
 		}
 	}
 	body := findBody(content, header, lim)
+	if err := checkText(body); err != nil {
+		return &Message{Header: header, Payload: payload}, err
+	}
 	if compressed && cap(content)/2 > len(body) {
 		body = bytes.Clone(body) // what is kept of a message is its body, not all that came with it
 	}
 	return &Message{Header: header, Payload: payload, Body: body}, nil
+}
+
+// checkText refuses a body of XML with half a surrogate pair; another body may be no text.
+func checkText(body []byte) error {
+	beginning := decodeUTF16(body[:min(len(body), 64)])
+	if !strings.HasPrefix(strings.TrimLeft(beginning, " \t\r\n"), "<") {
+		return nil
+	}
+	return checkPairs(body)
 }
 
 // findBody returns the body inside the unpacked payload: the range that the header

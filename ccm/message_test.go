@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -270,6 +271,44 @@ func TestReadMessageRefusesHeaders(t *testing.T) {
 			m, err := readBuilt(test.header, encodeUTF16Z("<B/>"))
 			if got := catalog.CodeOf(err); got != test.want {
 				t.Errorf("got %+v, %v; want code %s", m, err, test.want)
+			}
+		})
+	}
+}
+
+// Two texts that differ in such units alone would read the same (C103).
+func TestHalfASurrogatePairIsRefused(t *testing.T) {
+	const mark = "HERE"
+	header := func(host string) string {
+		return `<Msg><ID/><SourceHost>` + host + `</SourceHost><Body Type="ByteRange" Length="0" Offset="0"/></Msg>`
+	}
+	with := func(text string, units ...byte) []byte { // units in the place of the mark
+		before, after, _ := strings.Cut(text, mark)
+		return slices.Concat(encodeUTF16(before), units, encodeUTF16(after))
+	}
+	const body = "<a>" + mark + "</a>"
+	tests := []struct {
+		name            string
+		header, payload []byte
+		want            catalog.Code
+	}{
+		{"the first half in the header", with(header(mark), 0x3D, 0xD8), with(body), catalog.XMLMalformed},
+		{"the second half in the header", with(header(mark), 0x00, 0xDE), with(body), catalog.XMLMalformed},
+		{"the first half in the body", with(header("a")), with(body, 0x3D, 0xD8), catalog.XMLMalformed},
+		{"the wrong half first in the body", with(header("a")), with(body, 0x00, 0xDE, 0x3D, 0xD8), catalog.XMLMalformed},
+		{"behind a byte order mark", with(header("a")), append([]byte{0xFF, 0xFE}, with(body, 0x3D, 0xD8)...), catalog.XMLMalformed},
+		{"a pair", with(header(mark), 0x3D, 0xD8, 0x00, 0xDE), with(body, 0x3D, 0xD8, 0x00, 0xDE), ""},
+		{"behind the body", with(header("a")), append(with(body), 0, 0, 0x3D, 0xD8), ""},
+		{"in a body that is no XML", with(header("a")), with("x"+mark, 0x3D, 0xD8), ""},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			m, err := ReadMessage(multipartType, bytes.NewReader(joinParts("\r\n", test.header, test.payload)), DefaultLimits())
+			if got := catalog.CodeOf(err); got != test.want {
+				t.Errorf("got %q (%v), want %q", got, err, test.want)
+			}
+			if inBody := strings.Contains(test.name, "in the body"); inBody && (m == nil || m.Body != nil) {
+				t.Errorf("got %+v, want the message without a body", m)
 			}
 		})
 	}

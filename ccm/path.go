@@ -88,7 +88,7 @@ var routes = [...]route{
 	{EndpointAADAuthInfo, "AADAuthInfo", direct | behindDoor, false},
 	{EndpointServiceMetadata, "ServiceMetadata", direct | behindDoor, false},
 	{EndpointContent, "downloadrestservice.svc", direct | behindRole, false},
-	{EndpointState, "postern", direct, false},
+	{EndpointState, "postern", direct | behindRole, false},
 }
 
 // ParsePath reads a request target as it came over the wire (http.Request.RequestURI):
@@ -157,6 +157,9 @@ func (p Path) withEndpoint(where place, segments []string) (Path, error) {
 		if !strings.EqualFold(segments[0], r.spelling) || r.places&where == 0 {
 			continue
 		}
+		if r.endpoint == EndpointState && where != direct && !behindDoors(segments[1:]) {
+			continue
+		}
 		p.Endpoint = r.endpoint
 		if rest := strings.Join(segments[1:], "/"); rest != "" {
 			p.Rest = "/" + rest
@@ -167,6 +170,12 @@ func (p Path) withEndpoint(where place, segments []string) (Path, error) {
 		return p, nil
 	}
 	return Path{}, catalog.Errorf(catalog.PathUnknown, "no endpoint has this path")
+}
+
+// behindDoors reports whether a path of our own, without its endpoint, may stand behind a
+// door: of all of them devices are told how the site root was replaced, and no more.
+func behindDoors(rest []string) bool {
+	return len(rest) == 1 && strings.EqualFold(rest[0], "roots")
 }
 
 func doorOf(segment string) Door {

@@ -40,6 +40,7 @@ func TestParsePath(t *testing.T) {
 		{"/AADAuthInfo", DoorDirect, 0, EndpointAADAuthInfo, "", "", "/AADAuthInfo"},
 		{"/DownloadRestService.svc/GetContentXmlSecure?pid=P&cid=C", DoorDirect, 0, EndpointContent, "/getcontentxmlsecure", "pid=P&cid=C", "/downloadrestservice.svc/getcontentxmlsecure?pid=P&cid=C"},
 		{"/postern/state", DoorDirect, 0, EndpointState, "/state", "", "/postern/state"},
+		{"/CCM_Proxy_ServerAuth/1/Postern/Roots", DoorServerAuth, 1, EndpointState, "/roots", "", "/postern/roots"},
 	}
 	for _, test := range tests {
 		t.Run(test.target, func(t *testing.T) {
@@ -124,6 +125,7 @@ func TestParsePathRefuses(t *testing.T) {
 		{"a role's endpoint without its number", "/CCM_Proxy_ServerAuth/CCM_STS", catalog.PathUnknown},
 		{"a gateway's endpoint behind a role", "/CCM_Proxy_ServerAuth/1/ServiceMetadata", catalog.PathUnknown},
 		{"the site's state behind a door", "/CCM_Proxy_ServerAuth/1/postern/state", catalog.PathUnknown},
+		{"below the site's roots behind a door", "/CCM_Proxy_ServerAuth/1/postern/roots/state", catalog.PathUnknown},
 		{"a door behind a door", "/CCM_Proxy_ServerAuth/1/CCM_Proxy_ServerAuth/1/CCM_STS", catalog.PathUnknown},
 		{"too long", "/ccm_client/" + strings.Repeat("x", maxTarget), catalog.PathTooLong},
 		{"too long a query", "/ccm_sts?" + strings.Repeat("x", maxTarget), catalog.PathTooLong},

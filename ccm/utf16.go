@@ -5,6 +5,8 @@ import (
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"postern/catalog"
 )
 
 // decodeUTF16 decodes little-endian UTF-16 as peers send it: a byte order mark is
@@ -33,6 +35,28 @@ func decodeUTF16(b []byte) string {
 		text.WriteRune(r)
 	}
 	return text.String()
+}
+
+// checkPairs refuses text in which, before its first NUL, a surrogate stands without its
+// pair: two different texts would read the same (threat C103). Code: XMLMalformed.
+func checkPairs(b []byte) error {
+	b, order := cutByteOrderMark(b)
+	high := 1 // where the upper byte of a unit is
+	if order == binary.BigEndian {
+		high = 0
+	}
+	for at := 0; at+1 < len(b); at += 2 {
+		switch {
+		case b[at] == 0 && b[at+1] == 0:
+			return nil
+		case b[at+high]&0xF8 != 0xD8:
+		case b[at+high]&0xFC == 0xD8 && at+3 < len(b) && b[at+2+high]&0xFC == 0xDC:
+			at += 2
+		default:
+			return catalog.Errorf(catalog.XMLMalformed, "half a surrogate pair at character %d", at/2+1)
+		}
+	}
+	return nil
 }
 
 // encodeUTF16 encodes text as little-endian UTF-16 without byte order mark or NUL.
