@@ -107,11 +107,3 @@ func (c *conn) end() {
 		c.Conn.Close()
 	})
 }
-
-// orDefault returns v, or def when v is not positive.
-func orDefault[T ~int | ~int64](v, def T) T {
-	if v > 0 {
-		return v
-	}
-	return def
-}

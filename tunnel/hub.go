@@ -55,11 +55,11 @@ type Hub struct {
 
 // NewHub returns a Hub without connections.
 func NewHub(cfg HubConfig) *Hub {
-	cfg.MaxConnections = orDefault(cfg.MaxConnections, 64)
-	cfg.MaxPerName = orDefault(cfg.MaxPerName, 16)
-	cfg.HeaderBytes = orDefault(cfg.HeaderBytes, defaultHeaderBytes)
-	cfg.PingAfter = orDefault(cfg.PingAfter, defaultPingAfter)
-	cfg.PingTimeout = orDefault(cfg.PingTimeout, defaultPingTimeout)
+	cfg.MaxConnections = cmp.Or(max(cfg.MaxConnections, 0), 64)
+	cfg.MaxPerName = cmp.Or(max(cfg.MaxPerName, 0), 16)
+	cfg.HeaderBytes = cmp.Or(max(cfg.HeaderBytes, 0), defaultHeaderBytes)
+	cfg.PingAfter = cmp.Or(max(cfg.PingAfter, 0), defaultPingAfter)
+	cfg.PingTimeout = cmp.Or(max(cfg.PingTimeout, 0), defaultPingTimeout)
 	if cfg.OnChange == nil {
 		cfg.OnChange = func() {}
 	}
@@ -212,7 +212,8 @@ func (h *Hub) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // Through returns an http.RoundTripper that uses one particular connection, for as long
-// as it lives; then its error is of code TunnelGone.
+// as it lives. When that has ended or is draining, its error is of code TunnelGone; when
+// it has no place free now, of code TunnelBusy.
 func (h *Hub) Through(id string) http.RoundTripper { return through{h, id} }
 
 type through struct {
@@ -226,8 +227,12 @@ func (t through) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func (h *Hub) find(id string) (*link, error) {
 	for _, l := range h.live() {
-		if l.info.ID == id && l.reserve() {
+		switch {
+		case l.info.ID != id:
+		case l.reserve():
 			return l, nil
+		case !l.draining():
+			return nil, catalog.Errorf(catalog.TunnelBusy, "connection %s", id)
 		}
 	}
 	return nil, catalog.Errorf(catalog.TunnelGone, "connection %s", id)

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log"
@@ -35,11 +36,11 @@ type ServeConfig struct {
 // of the handler ends one request only. A handler's context ends with the request it
 // answers, be it that the device went away or the connection.
 func Serve(ctx context.Context, c net.Conn, h http.Handler, cfg ServeConfig) error {
-	cfg.MaxStreams = orDefault(cfg.MaxStreams, defaultMaxStreams)
-	cfg.HeaderBytes = orDefault(cfg.HeaderBytes, defaultHeaderBytes)
-	cfg.PingAfter = orDefault(cfg.PingAfter, defaultPingAfter)
-	cfg.PingTimeout = orDefault(cfg.PingTimeout, defaultPingTimeout)
-	cfg.Grace = orDefault(cfg.Grace, defaultGrace)
+	cfg.MaxStreams = cmp.Or(max(cfg.MaxStreams, 0), defaultMaxStreams)
+	cfg.HeaderBytes = cmp.Or(max(cfg.HeaderBytes, 0), defaultHeaderBytes)
+	cfg.PingAfter = cmp.Or(max(cfg.PingAfter, 0), defaultPingAfter)
+	cfg.PingTimeout = cmp.Or(max(cfg.PingTimeout, 0), defaultPingTimeout)
+	cfg.Grace = cmp.Or(max(cfg.Grace, 0), defaultGrace)
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}

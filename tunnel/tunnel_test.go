@@ -581,6 +581,8 @@ func TestTooManyAtOnce(t *testing.T) {
 	}
 	_, err := hub.RoundTrip(newRequest(t, "GET", "/", nil))
 	wantCode(t, err, catalog.TunnelBusy)
+	_, err = hub.Through(hub.Connections()[0].ID).RoundTrip(newRequest(t, "GET", "/", nil))
+	wantCode(t, err, catalog.TunnelBusy) // it lives: whoever wants this one asks again
 	close(finish)
 	wg.Wait()
 }
