@@ -64,7 +64,7 @@ const (
 	CheckKeytabDuplicate Code = "P928"
 	// CheckNameDuplicate: Several accounts own the service name.
 	CheckNameDuplicate Code = "P929"
-	// CheckNameOnUser: A user account owns the service name of the management point.
+	// CheckNameOnUser: Another account than the host's own computer owns the service name.
 	CheckNameOnUser Code = "P930"
 	// CheckKeytabIncomplete: The keytab has no key of the realm or encryption type that the KDC uses.
 	CheckKeytabIncomplete Code = "P931"

@@ -143,9 +143,9 @@ func Write(w io.Writer, f Finding) {
 	if f.Code != "" {
 		title = string(f.Code) + " " + title
 	}
-	fmt.Fprintf(w, "%s  %-16s  %s\n", mark, f.Check, printable(title))
+	fmt.Fprintf(w, "%s  %-16s  %s\n", mark, f.Check, Printable(title))
 	for line := range strings.Lines(f.Detail) {
-		fmt.Fprintf(w, "%24s%s\n", "", printable(strings.TrimRight(line, "\n")))
+		fmt.Fprintf(w, "%24s%s\n", "", Printable(strings.TrimRight(line, "\n")))
 	}
 	for i, step := range f.Remedy {
 		lead := "do: "
@@ -165,7 +165,9 @@ func Summary(findings []Finding) string {
 	return fmt.Sprintf("%d ok, %d warnings, %d failed, %d not told", count[Pass], count[Warn], count[Fail], count[Skipped])
 }
 
-func printable(text string) string {
+// Printable shows the control characters of what others sent, and the marks that reorder
+// text, as question marks. A terminal then writes one line and obeys nothing.
+func Printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == 0x200e || r == 0x200f || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
 			return '?'

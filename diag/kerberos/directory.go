@@ -18,6 +18,7 @@ type account struct {
 	Disabled bool
 	Names    []string // servicePrincipalName
 	Kinds    *int     // msDS-SupportedEncryptionTypes, nil when absent
+	Unasked  bool     // Kinds was not asked: only the account's own domain has it
 }
 
 // trust is one trustedDomain object of a domain (MS-ADTS 6.1.6.7).
@@ -25,13 +26,15 @@ type trust struct {
 	Partner    string // DNS name
 	Kind       int    // trustType
 	Attributes int    // trustAttributes
+	Inwards    bool   // trustDirection: the partner's computers come here, and ours do not get there
 }
 
-// The values of the attributes that matter here (MS-ADTS 6.1.6.7.9 and 6.1.6.7.15; MS-KILE 2.2.7).
+// The values of the attributes that matter here (MS-ADTS 6.1.6.7.9, 6.1.6.7.12 and 6.1.6.7.15; MS-KILE 2.2.7).
 const (
 	trustMIT          = 3
 	trustForest       = 0x8
 	trustWithinForest = 0x20
+	trustInbound      = 1 // the partner trusts this domain
 	aesKinds          = 8 | 16
 )
 
@@ -78,9 +81,9 @@ func judgeHostOwners(host string, hosts []account) []diag.Finding {
 	return []diag.Finding{diag.Found(diag.Fail, catalog.CheckNameDuplicate, "HOST/%s is on\n%s", host, listAccounts(hosts))}
 }
 
-// judgeOwner judges the one account that owns HTTP/host. A user account is right for a
-// service account and wrong for another web service; whether the server took our ticket
-// tells which.
+// judgeOwner judges the one account that owns HTTP/host. One that is not the host's own
+// computer is right for a service account and wrong for another web service; whether the
+// server took our ticket tells which.
 func judgeOwner(host string, owner account, hosts []account, accepted *bool) []diag.Finding {
 	var findings []diag.Finding
 	if owner.Disabled {
@@ -91,12 +94,15 @@ func judgeOwner(host string, owner account, hosts []account, accepted *bool) []d
 	if len(computers) > 0 {
 		words += fmt.Sprintf(", HOST/%s on %s", host, describeAccount(computers[0]))
 	}
+	refused := accepted != nil && !*accepted
 	switch {
-	case owner.Computer && len(computers) == 0:
+	case owner.Computer && len(computers) == 0 && !refused:
 		return append(findings, diag.Good("one account owns the service name", "%s", words))
+	case owner.Computer && len(computers) == 0: // its own key, and an old one, or another computer's
+		return append(findings, diag.Found(diag.Warn, catalog.CheckNameOnUser, "%s; the server could not use a ticket for it", words))
 	case accepted != nil && *accepted:
 		return append(findings, diag.Good("one account owns the service name, and the server has its key", "%s", words))
-	case accepted != nil:
+	case refused:
 		return append(findings, diag.Found(diag.Fail, catalog.CheckNameOnUser, "%s; the server could not use a ticket for it", words))
 	}
 	return append(findings, diag.Found(diag.Warn, catalog.CheckNameOnUser, "%s; whether the server has that account's key was not tried", words))
@@ -117,6 +123,9 @@ func judgeCase(name string, owner account) []diag.Finding {
 }
 
 func judgeKinds(owner account) []diag.Finding {
+	if owner.Unasked {
+		return []diag.Finding{diag.NotLooked("whether %s says that it can read AES: ask a domain controller of %s, with --ldap", owner.Name, domainOf(owner.DN))}
+	}
 	if owner.Kinds != nil && *owner.Kinds&aesKinds != 0 {
 		return nil
 	}
@@ -172,6 +181,9 @@ func judgeTrusts(own, host string, trusts []trust) []diag.Finding {
 	words := fmt.Sprintf("%s and %s are joined by: %s", own, found.Partner, found.what())
 	if found.what() == "external trust" {
 		return []diag.Finding{diag.Found(diag.Fail, catalog.CheckExternalTrust, "%s (trustAttributes %#x)", words, found.Attributes)}
+	}
+	if found.Inwards {
+		return []diag.Finding{diag.Found(diag.Fail, catalog.CheckNoReferral, "%s, one way only: %s does not trust the computers of %s", words, found.Partner, own)}
 	}
 	return []diag.Finding{diag.Good("a trust that Kerberos follows leads to the management point's domain", "%s", words)}
 }

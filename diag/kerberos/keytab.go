@@ -277,7 +277,7 @@ func (r *run) serverLogin(ctx context.Context) (findings []diag.Finding, tgt *ti
 		return nil, tgt
 	}
 	finding := diag.FromError(diag.Skipped, firstErr, catalog.CheckNoCredential)
-	finding.Remedy = append([]string{"Give --ccache FILE after `kinit` as any account: the check then asks a ticket for the service and tries the keytab on it."}, finding.Remedy...)
+	finding.Remedy = append([]string{"Give --ccache FILE after `kinit -c FILE` as any account: the check then asks a ticket for the service and tries the keytab on it."}, finding.Remedy...)
 	return []diag.Finding{finding}, nil
 }
 

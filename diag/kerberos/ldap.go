@@ -185,9 +185,7 @@ func shortLDAP(err error) error {
 }
 
 func (r *run) bind(ctx context.Context, host, port string, secure bool) (*ldap.Conn, error) {
-	dialContext, cancel := context.WithTimeout(ctx, r.Timeout)
-	defer cancel()
-	raw, err := r.dialer().DialContext(dialContext, "tcp", net.JoinHostPort(host, port))
+	raw, err := r.dialer().DialContext(ctx, "tcp", net.JoinHostPort(host, port)) // the dialer has its own timeout
 	if err != nil {
 		return nil, plain(err)
 	}
@@ -200,7 +198,9 @@ func (r *run) bind(ctx context.Context, host, port string, secure bool) (*ldap.C
 	if secure {
 		// The certificate is not judged: the login is bound to it and the server proves itself by Kerberos.
 		wrapped := tls.Client(raw, &tls.Config{InsecureSkipVerify: true, ServerName: host})
-		if err := wrapped.HandshakeContext(dialContext); err != nil {
+		handshake, cancel := context.WithTimeout(ctx, r.Timeout)
+		defer cancel()
+		if err := wrapped.HandshakeContext(handshake); err != nil {
 			raw.Close()
 			return nil, err
 		}
@@ -314,7 +314,7 @@ func (r *run) searchOwners(ctx context.Context, d directory) (accounts []account
 		if forest, err := r.connect(ctx, d.server, "3269", "3268"); err == nil {
 			defer forest.Close()
 			if accounts, err := searchAccounts(forest, "", r.host); err == nil {
-				return accounts, "the global catalog of " + d.server, nil
+				return withKinds(d, accounts), "the global catalog of " + d.server, nil
 			}
 		}
 	}
@@ -322,10 +322,33 @@ func (r *run) searchOwners(ctx context.Context, d directory) (accounts []account
 	return accounts, "the domain " + d.domain + " alone, at " + d.server, err
 }
 
+// withKinds asks for what a global catalog does not have: the encryption types are no
+// part of it (MS-ADA2, msDS-SupportedEncryptionTypes). An account of another domain stays
+// unasked.
+func withKinds(d directory, accounts []account) []account {
+	for i := range accounts {
+		a := &accounts[i]
+		if a.Kinds != nil {
+			continue
+		}
+		a.Unasked = true
+		if !strings.EqualFold(domainOf(a.DN), d.domain) {
+			continue
+		}
+		result, err := d.Search(ldap.NewSearchRequest(a.DN, ldap.ScopeBaseObject, ldap.NeverDerefAliases, 1, 0, false, "(objectClass=*)", []string{kindsAttribute}, nil))
+		if err == nil && len(result.Entries) == 1 {
+			a.Kinds, a.Unasked = number(result.Entries[0], kindsAttribute), false
+		}
+	}
+	return accounts
+}
+
+const kindsAttribute = "msDS-SupportedEncryptionTypes"
+
 func searchAccounts(connection *ldap.Conn, base, host string) ([]account, error) {
 	escaped := ldap.EscapeFilter(host)
 	filter := fmt.Sprintf("(|(servicePrincipalName=HTTP/%s)(servicePrincipalName=HOST/%s))", escaped, escaped)
-	attributes := []string{"sAMAccountName", "objectClass", "servicePrincipalName", "msDS-SupportedEncryptionTypes", "userAccountControl"}
+	attributes := []string{"sAMAccountName", "objectClass", "servicePrincipalName", kindsAttribute, "userAccountControl"}
 	result, err := connection.Search(ldap.NewSearchRequest(base, ldap.ScopeWholeSubtree, ldap.NeverDerefAliases, maxEntries, 0, false, filter, attributes, nil))
 	if err != nil {
 		return nil, err
@@ -342,7 +365,7 @@ func readAccount(entry *ldap.Entry) account {
 	return account{
 		Name: entry.GetAttributeValue("sAMAccountName"), DN: entry.DN, Names: entry.GetAttributeValues("servicePrincipalName"),
 		Computer: slices.Contains(entry.GetAttributeValues("objectClass"), "computer"),
-		Disabled: flags != nil && *flags&2 != 0, Kinds: number(entry, "msDS-SupportedEncryptionTypes"),
+		Disabled: flags != nil && *flags&2 != 0, Kinds: number(entry, kindsAttribute),
 	}
 }
 
@@ -356,7 +379,7 @@ func number(entry *ldap.Entry, attribute string) *int {
 }
 
 func searchTrusts(connection *ldap.Conn, base string) ([]trust, error) {
-	attributes := []string{"trustPartner", "trustType", "trustAttributes"}
+	attributes := []string{"trustPartner", "trustType", "trustAttributes", "trustDirection"}
 	result, err := connection.Search(ldap.NewSearchRequest("CN=System,"+base, ldap.ScopeSingleLevel, ldap.NeverDerefAliases, maxEntries, 0, false, "(objectClass=trustedDomain)", attributes, nil))
 	if err != nil {
 		return nil, err
@@ -368,6 +391,9 @@ func searchTrusts(connection *ldap.Conn, base string) ([]trust, error) {
 			if n := number(entry, attribute); n != nil {
 				*into = *n
 			}
+		}
+		if direction := number(entry, "trustDirection"); direction != nil {
+			t.Inwards = *direction&trustInbound == 0
 		}
 		trusts = append(trusts, t)
 	}
