@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -294,8 +295,12 @@ func wrappingKey(passphrase, salt []byte, logN int, random io.Reader) (*Key, err
 func wrapped(content []byte) bool { return bytes.HasPrefix(content, []byte(wrappedKind)) }
 
 func protection(path string, content []byte) string {
-	if wrapped(content) {
-		return "a passphrase and the owner-only file " + path
+	file := "the owner-only file " + path
+	if runtime.GOOS == "windows" {
+		file = "the access rights of the file " + path // nobody here asks what they are
 	}
-	return "the owner-only file " + path
+	if wrapped(content) {
+		return "a passphrase and " + file
+	}
+	return file
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -130,7 +131,7 @@ func TestAMissingKeyIsMadeOnlyOnRequest(t *testing.T) {
 	if got := info.Mode().Perm(); got != 0o600 && runtime.GOOS != "windows" {
 		t.Errorf("got mode %v", got)
 	}
-	if want := "the owner-only file " + filepath.Join(dir, "other.key"); key.Protection() != want {
+	if want := "the owner-only file " + filepath.Join(dir, "other.key"); key.Protection() != want && runtime.GOOS != "windows" {
 		t.Errorf("got %q, want %q", key.Protection(), want)
 	}
 	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
@@ -150,6 +151,44 @@ func TestOneKeyIsMadeByManyAtOnce(t *testing.T) {
 		if id != ids[0] {
 			t.Fatalf("got different keys: %v", ids)
 		}
+	}
+}
+
+// Without hard links, too, one of many has its file in the place, whole.
+func TestOneOfManyClaimsAPath(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "site.key")
+	errs := make([]error, 8)
+	var group sync.WaitGroup
+	for i := range errs {
+		group.Go(func() {
+			temporary, err := writeTemporary(path, []byte{byte('0' + i)})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer os.Remove(temporary)
+			errs[i] = claim(temporary, path)
+		})
+	}
+	group.Wait()
+	winner := slices.Index(errs, nil)
+	if got, err := os.ReadFile(path); winner < 0 || err != nil || string(got) != string(rune('0'+winner)) {
+		t.Fatalf("got %q, %v; winner %d of %v", got, err, winner, errs)
+	}
+	for i, err := range errs {
+		if i != winner && !errors.Is(err, fs.ErrExist) {
+			t.Errorf("%d: got %v, want %v", i, err, fs.ErrExist)
+		}
+	}
+	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
+		t.Errorf("got %d files, want the key alone", len(entries))
+	}
+	if err := claim(filepath.Join(dir, "nothing"), filepath.Join(dir, "other.key")); err == nil {
+		t.Error("nothing was put in the place, and no error came")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "other.key")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the name stays taken: %v", err)
 	}
 }
 

@@ -99,16 +99,6 @@ type AccessLog struct {
 	out    rotating
 }
 
-// OpenAccess opens an access log in dir and writes its header. Of file, Name, Limit
-// and Now are used.
-func OpenAccess(dir string, file File) (*AccessLog, error) {
-	l := newAccessLog(dir, file)
-	if err := l.out.open(); err != nil {
-		return nil, fmt.Errorf("open access log: %w", err)
-	}
-	return l, nil
-}
-
 func newAccessLog(dir string, file File) *AccessLog {
 	limit := cmp.Or(file.Limit, AccessLimit)
 	file = file.withDefaults()

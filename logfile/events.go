@@ -3,7 +3,6 @@ package logfile
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -36,15 +35,6 @@ func (f *eventFile) Write(line []byte) (int, error) {
 		f.lost.Add(1)
 	}
 	return n, err
-}
-
-// OpenEvents opens a file of JSON events in dir. Of file, Name and Limit are used.
-func OpenEvents(dir string, file File) (*Events, error) {
-	e := newEvents(dir, file)
-	if err := e.shared.out.open(); err != nil {
-		return nil, fmt.Errorf("open event log: %w", err)
-	}
-	return e, nil
 }
 
 func newEvents(dir string, file File) *Events {
@@ -105,7 +95,7 @@ func (e *Events) SetVerbose(on bool) {
 	e.shared.level.Set(level)
 }
 
-// Lost returns how many events could not be written since the file was opened.
+// Lost returns how many events could not be written.
 func (e *Events) Lost() uint64 {
 	if e == nil {
 		return 0

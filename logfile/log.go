@@ -66,9 +66,6 @@ func Open(dir string, file File) (*Log, error) {
 	return l, nil
 }
 
-// Discard returns a log that writes nothing.
-func Discard() *Log { return nil }
-
 func newLog(dir string, file File) *Log {
 	file = file.withDefaults()
 	return &Log{

@@ -211,15 +211,15 @@ func TestAnUnwritableLogCountsItsLines(t *testing.T) {
 	}
 }
 
-func TestNothingIsWrittenByDiscard(t *testing.T) {
+func TestNothingIsWrittenByANilLog(t *testing.T) {
 	var folder *Folder
-	for _, l := range []*Log{Discard(), folder.Log(File{Name: "a.log"})} {
+	for _, l := range []*Log{nil, folder.Log(File{Name: "a.log"})} {
 		l.Infof("x")
 		l.Verbosef("x")
 		l.SetVerbose(true)
 		l.Write(Record{})
 		if l.Verbose() || l.Path() != "" || l.Component() != "" || l.Lost() != 0 || l.Close() != nil {
-			t.Error("a discarded log has a state")
+			t.Error("a nil log has a state")
 		}
 	}
 	folder.Access("a").Write(AccessRecord{})
@@ -251,10 +251,7 @@ func TestFilesAreNotForEverybody(t *testing.T) {
 
 func TestAccessLogHasItsHeaderInEachFile(t *testing.T) {
 	dir := t.TempDir()
-	l, err := OpenAccess(dir, File{Name: "u_ex.log", Limit: 2000, Now: fixed})
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := newAccessLog(dir, File{Name: "u_ex.log", Limit: 2000, Now: fixed})
 	defer l.Close()
 	for range 30 {
 		l.Write(AccessRecord{ServerAddress: "127.0.0.1", Method: "CCM_POST", Stem: "/ccm_system_windowsauth/request", Port: 80, ClientAddress: "127.0.0.1", UserAgent: "ccmhttp", Status: 401, SubStatus: 2, Windows: 2148074254})

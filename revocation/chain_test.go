@@ -225,6 +225,7 @@ func TestConfig(t *testing.T) {
 		"a file":          {Roots: roots, Sources: []string{"file:///etc/passwd"}},
 		"LDAP":            {Roots: roots, Sources: []string{"ldap:///CN=CA"}},
 		"a password":      {Roots: roots, Sources: []string{"http://user:secret@pki/ca.crl"}},
+		"no address":      {Roots: roots, Sources: []string{"http://user:se cret@secret pki/ca.crl"}},
 		"no host":         {Roots: roots, Sources: []string{"http:///ca.crl"}},
 		"too many":        {Roots: roots, Sources: slices.Repeat([]string{"http://pki/ca.crl"}, 65)},
 		"a responder too": {Roots: roots, Sources: []string{"ocsp:ftp://pki/"}},

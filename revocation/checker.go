@@ -180,7 +180,7 @@ func parseAddress(text string) (*url.URL, error) {
 	}
 	u, err := url.Parse(text)
 	if err != nil {
-		return nil, err
+		return nil, errors.New("not an address") // net/url's error repeats it, with a password that may be in it
 	}
 	if scheme := strings.ToLower(u.Scheme); (scheme != "http" && scheme != "https") || u.Hostname() == "" || u.User != nil {
 		return nil, errors.New("not an http or https address of a host")

@@ -1,6 +1,7 @@
 package revocation
 
 import (
+	"crypto"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -78,6 +79,35 @@ func TestLists(t *testing.T) {
 			})
 			ask(t, c, w.good.Chain(), ForClient(), test.good)
 			ask(t, c, w.revoked.Chain(), ForClient(), test.revoked)
+		})
+	}
+}
+
+// An authority that may not sign lists signs none (RFC 5280 6.3.3 f).
+func TestAListOfAnAuthorityThatMayNotSignLists(t *testing.T) {
+	w := newWorld(t)
+	key := must[crypto.Signer](t)(authority.NewKey())
+	silent := must[*authority.Authority](t)(w.root.IntermediateFor("Test Silent", key, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCertSign }))
+	// The same key under the same name with the usage, so that there is somebody to make the list.
+	speaking := must[*authority.Authority](t)(w.root.IntermediateFor("Test Silent", key))
+	w.publisher.Put(betweenList, must[[]byte](t)(speaking.List(start())))
+	client := must[*authority.Certificate](t)(silent.Client("wk03.contoso.com"))
+	c := w.checker(sources(w.publisher.URL(betweenList)), func(c *Config) { c.Roots = []*x509.Certificate{silent.Certificate} })
+	ask(t, c, client.Chain(), ForClient(), catalog.RevocationListForeign)
+}
+
+// Two lists of one authority, as two web servers have them: the word of the one that knows
+// of the revocation counts, in whichever order they are asked.
+func TestOneOfTwoListsKnowsOfTheRevocation(t *testing.T) {
+	w := newWorld(t)
+	w.publisher.Put("/behind.crl", must[[]byte](t)(w.between.List(start().Add(-2*time.Hour), func(l *x509.RevocationList) { l.RevokedCertificateEntries = nil })))
+	root, behind, current := w.publisher.URL(rootList), w.publisher.URL("/behind.crl"), w.publisher.URL(betweenList)
+	for name, addresses := range map[string][]string{"last": {root, behind, current}, "first": {root, current, behind}} {
+		t.Run(name, func(t *testing.T) {
+			c := w.checker(sources(addresses...))
+			c.Refresh(t.Context())
+			ask(t, c, w.revoked.Chain(), ForClient(), catalog.CertificateRevoked)
+			ask(t, c, w.good.Chain(), ForClient(), "")
 		})
 	}
 }
