@@ -62,6 +62,12 @@ const (
 	SymptomCertificateUntrusted Code = "E028"
 	// SymptomCertificateOutOfDate: The certificate that was shown to the web server is not valid at this time.
 	SymptomCertificateOutOfDate Code = "E029"
+	// SymptomAccessLogonFailed: The web server asks for a logon on a path that must not ask for one.
+	SymptomAccessLogonFailed Code = "E030"
+	// SymptomRequestFiltered: The web server's request filter turns requests to the management point away.
+	SymptomRequestFiltered Code = "E031"
+	// SymptomPropfindRefused: The content server does not allow the verb that lists a folder.
+	SymptomPropfindRefused Code = "E032"
 	// SymptomGatewayInvalidToken: The gateway refused the token of the client.
 	SymptomGatewayInvalidToken Code = "E033"
 	// SymptomConnectorUnauthorized: The token service behind the gateway did not accept the request.
@@ -70,6 +76,8 @@ const (
 	SymptomNothingToAuthenticateWith Code = "E035"
 	// SymptomDownloadUnauthenticated: The client may not download because nothing proves who it is.
 	SymptomDownloadUnauthenticated Code = "E036"
+	// SymptomIntermediateMissing: The gateway cannot build the chain of the clients' certificates.
+	SymptomIntermediateMissing Code = "E037"
 	// SymptomRootNotInTrustList: A client's certificate comes from a root that the site does not list.
 	SymptomRootNotInTrustList Code = "E038"
 	// SymptomTLSFailed: The client does not accept the gateway's certificate.
@@ -100,8 +108,22 @@ const (
 	SymptomConnectionLost Code = "E051"
 	// SymptomClientCertificateUnusable: The client has no certificate that it can show, or may not use its key.
 	SymptomClientCertificateUnusable Code = "E052"
+	// SymptomTLSNumber: The check of the gateway's certificate failed, and the number says why.
+	SymptomTLSNumber Code = "E053"
 	// SymptomInvalidAnswer: What answered the client does not speak HTTP as it should.
 	SymptomInvalidAnswer Code = "E054"
+	// SymptomRevocationProxy: The revocation list can be read by the user and not by the computer.
+	SymptomRevocationProxy Code = "E055"
+	// SymptomNoCRLCheckTooShort: Revocation checking was switched off for the installation only.
+	SymptomNoCRLCheckTooShort Code = "E056"
+	// SymptomFilteredOnTheWay: Something between client and gateway takes requests apart.
+	SymptomFilteredOnTheWay Code = "E057"
+	// SymptomIPv6Only: The client has IPv6 only, and the gateway does not.
+	SymptomIPv6Only Code = "E058"
+	// SymptomOldTLSOfServer: A site system or the console speaks no TLS that the other side accepts.
+	SymptomOldTLSOfServer Code = "E059"
+	// SymptomMetered: The installation waits because the network is metered.
+	SymptomMetered Code = "E060"
 	// SymptomTokenLifetimeOver: The token service met a token whose lifetime is over.
 	SymptomTokenLifetimeOver Code = "E061"
 	// SymptomDeviceTokenNotObtained: The device could not get an Entra token of its own.
@@ -122,6 +144,8 @@ const (
 	SymptomEntraTenantUnknown Code = "E069"
 	// SymptomEntraInteraction: The tenant asks for a second factor where nobody can give one.
 	SymptomEntraInteraction Code = "E070"
+	// SymptomConditionalAccess: A policy of the tenant keeps the client from its token.
+	SymptomConditionalAccess Code = "E071"
 	// SymptomUserUnknown: The site does not know the user whose token the device brought.
 	SymptomUserUnknown Code = "E072"
 	// SymptomTokenAudienceUnknown: The management point has no rule for the issuer or audience of the token.
@@ -130,12 +154,30 @@ const (
 	SymptomTokenLibraryMismatch Code = "E074"
 	// SymptomConnectorInternalServerError: Something inside the management point failed, and the connection point passes on its 500.
 	SymptomConnectorInternalServerError Code = "E075"
+	// SymptomTenantDisabled: Entra authentication was switched off for a tenant and its clients with tokens are lost too.
+	SymptomTenantDisabled Code = "E076"
+	// SymptomManagementPointWithToken: The installation with a token was given a management point as well, and failed.
+	SymptomManagementPointWithToken Code = "E077"
+	// SymptomGatewayNotAllowed: The client may not use a gateway.
+	SymptomGatewayNotAllowed Code = "E078"
 	// SymptomTokenBlocked: A registration token that is still in date was refused.
 	SymptomTokenBlocked Code = "E079"
 	// SymptomAllTokensRejected: All tokens that were handed out are refused at once.
 	SymptomAllTokensRejected Code = "E080"
 	// SymptomAwayTooLong: A device was away longer than its renewal token lives.
 	SymptomAwayTooLong Code = "E081"
+	// SymptomTokenToolPassive: The token tool was run on the passive site server.
+	SymptomTokenToolPassive Code = "E082"
+	// SymptomPKISwitchOnJoined: A switch makes the joined device look for a certificate instead of asking its tenant.
+	SymptomPKISwitchOnJoined Code = "E083"
+	// SymptomHTTPSPointsFiltered: The client leaves out every management point with HTTPS.
+	SymptomHTTPSPointsFiltered Code = "E084"
+	// SymptomCommandLineCut: The command line with the token was cut.
+	SymptomCommandLineCut Code = "E085"
+	// SymptomMediaTokenExpired: The token in the boot media is too old.
+	SymptomMediaTokenExpired Code = "E086"
+	// SymptomTokenOfOther: The client holds tokens for several accounts.
+	SymptomTokenOfOther Code = "E087"
 	// SymptomRegistrationBodyInvalid: The registration request could not be read or trusted.
 	SymptomRegistrationBodyInvalid Code = "E088"
 	// SymptomRegistrationPending: The registration was taken but is not finished.
@@ -146,6 +188,8 @@ const (
 	SymptomRegistrationRejected Code = "E091"
 	// SymptomStateNotSaved: The device is registered but cannot save that it is.
 	SymptomStateNotSaved Code = "E092"
+	// SymptomRecordBad: The site cannot use a registration record.
+	SymptomRecordBad Code = "E093"
 	// SymptomRegistrationQueue: Registration records pile up in the inbox.
 	SymptomRegistrationQueue Code = "E094"
 	// SymptomWeakSignature: A client signs with a weaker algorithm than the site asks for.
@@ -156,24 +200,132 @@ const (
 	SymptomCertificateRevoked Code = "E097"
 	// SymptomDeviceBlocked: A device is cut off because an administrator blocked it.
 	SymptomDeviceBlocked Code = "E098"
+	// SymptomConflictingRecord: A computer looks like one that the site already has, and somebody must decide.
+	SymptomConflictingRecord Code = "E099"
+	// SymptomSharedHardware: Several computers show the same hardware id.
+	SymptomSharedHardware Code = "E100"
+	// SymptomRecordObsolete: The record of a computer was marked obsolete.
+	SymptomRecordObsolete Code = "E101"
+	// SymptomTrustedRootKey: The client does not recognise the answers of its site.
+	SymptomTrustedRootKey Code = "E102"
+	// SymptomMediaKeyInformation: Bootable media cannot ask for the keys of the management point.
+	SymptomMediaKeyInformation Code = "E103"
+	// SymptomMediaRegistration: Media cannot register through a gateway with a remote management point.
+	SymptomMediaRegistration Code = "E104"
+	// SymptomPortalHealth: The portal shows client health 16.
+	SymptomPortalHealth Code = "E105"
 	// SymptomPostFailed500: The management point's web server fails before the request reaches its application.
 	SymptomPostFailed500 Code = "E106"
+	// SymptomManagementPointDown500: Every path of the management point answers 500.
+	SymptomManagementPointDown500 Code = "E107"
 	// SymptomDatabaseLogin: The management point cannot log on to the site's database.
 	SymptomDatabaseLogin Code = "E108"
+	// SymptomLocationDiscarded: The management point threw location requests away.
+	SymptomLocationDiscarded Code = "E109"
+	// SymptomSelfTest: The management point fails its own test.
+	SymptomSelfTest Code = "E110"
+	// SymptomRoleCertificateAbsent: The web server has no "SMS Role SSL Certificate".
+	SymptomRoleCertificateAbsent Code = "E111"
+	// SymptomRoleCertificateAwaited: The server waits for its "SMS Role SSL Certificate".
+	SymptomRoleCertificateAwaited Code = "E112"
 	// SymptomInboxSource: Files of the management point cannot be moved to the site.
 	SymptomInboxSource Code = "E113"
+	// SymptomReplyTooLong: A reply is larger than clients take.
+	SymptomReplyTooLong Code = "E114"
+	// SymptomRuntimeNewer: The role cannot be installed because a newer runtime is there.
+	SymptomRuntimeNewer Code = "E115"
+	// SymptomDiscoveryDate: The discovery of the tenant's users fails in the database.
+	SymptomDiscoveryDate Code = "E116"
 	// SymptomConnectorCannotReachGateway: The connection point cannot reach the gateway.
 	SymptomConnectorCannotReachGateway Code = "E117"
 	// SymptomRoleCertificateMissing: The connection point has no role certificate yet.
 	SymptomRoleCertificateMissing Code = "E118"
+	// SymptomShownDisconnected: The connection point is shown as disconnected though it works.
+	SymptomShownDisconnected Code = "E119"
+	// SymptomPortsUsedUp: The server has no free ports left for its connections.
+	SymptomPortsUsedUp Code = "E120"
 	// SymptomBackendDown: The connector cannot reach the management point.
 	SymptomBackendDown Code = "E121"
+	// SymptomProxyRequired: A proxy on the way out wants to know who asks.
+	SymptomProxyRequired Code = "E122"
 	// SymptomProviderNotRegistered: The subscription is not registered for a resource provider.
 	SymptomProviderNotRegistered Code = "E123"
 	// SymptomProvisionFailed: The cloud service could not be provisioned.
 	SymptomProvisionFailed Code = "E124"
+	// SymptomServiceNameForm: The name of the service cannot be one of a storage account.
+	SymptomServiceNameForm Code = "E125"
+	// SymptomStorageNameTaken: The name of the storage account is in use.
+	SymptomStorageNameTaken Code = "E126"
 	// SymptomVaultNameTaken: The name of the key vault is in use.
 	SymptomVaultNameTaken Code = "E127"
+	// SymptomResourceGroup: The resource group does not fit.
+	SymptomResourceGroup Code = "E128"
+	// SymptomSizeNotOffered: The region does not offer the size of the machines.
+	SymptomSizeNotOffered Code = "E129"
+	// SymptomExtensionFailed: The set-up inside the gateway's machine failed.
+	SymptomExtensionFailed Code = "E130"
+	// SymptomMaintenanceZone: The maintenance of the gateway complains about the zone of its public address.
+	SymptomMaintenanceZone Code = "E131"
+	// SymptomConsoleSignIn: The console lost its sign-in.
+	SymptomConsoleSignIn Code = "E132"
+	// SymptomKeyNotExportable: The private key of the gateway's certificate cannot be taken out.
+	SymptomKeyNotExportable Code = "E133"
+	// SymptomFrameworkOld: The framework on the server is too old.
+	SymptomFrameworkOld Code = "E134"
+	// SymptomConfigurationChange: A change of the deployment failed.
+	SymptomConfigurationChange Code = "E135"
+	// SymptomStaleService: The record of a service does not fit what is there.
+	SymptomStaleService Code = "E136"
+	// SymptomManagerOnPassive: The cloud service manager sits on the passive server.
+	SymptomManagerOnPassive Code = "E137"
+	// SymptomRenewalName: The renewed certificate has another name.
+	SymptomRenewalName Code = "E138"
+	// SymptomCannotConvert: A service under the provider's old domain cannot be converted.
+	SymptomCannotConvert Code = "E139"
+	// SymptomNoRight: The account may not deploy to the subscription.
+	SymptomNoRight Code = "E140"
+	// SymptomStoppedByThreshold: The service was stopped because its traffic reached a threshold.
+	SymptomStoppedByThreshold Code = "E141"
+	// SymptomSigningCertificate: The service signing certificate cannot be used.
+	SymptomSigningCertificate Code = "E142"
 	// SymptomAnalyzerNameResolution: The site server cannot resolve the name of the gateway.
 	SymptomAnalyzerNameResolution Code = "E143"
+	// SymptomContentName: Content is asked for under a name that the certificate has not.
+	SymptomContentName Code = "E144"
+	// SymptomSetupPropfind: The installer may not list the content through the gateway.
+	SymptomSetupPropfind Code = "E145"
+	// SymptomContentRequest500: A request for content is answered 500.
+	SymptomContentRequest500 Code = "E146"
+	// SymptomAlternateProvider: A foreign content provider cannot download from the gateway.
+	SymptomAlternateProvider Code = "E147"
+	// SymptomClientCrash: The client's service crashed.
+	SymptomClientCrash Code = "E148"
+	// SymptomUpdatesMissing: Some updates do not reach clients on the internet.
+	SymptomUpdatesMissing Code = "E149"
+	// SymptomContentToken: The token for content was refused.
+	SymptomContentToken Code = "E150"
+	// SymptomNoCloudSource: The client was told of no place in the cloud that has the content.
+	SymptomNoCloudSource Code = "E151"
+	// SymptomOneFileSlow: One file is slow for everybody.
+	SymptomOneFileSlow Code = "E152"
+	// SymptomAdministrationDenied: The administration service refuses a class to an administrator.
+	SymptomAdministrationDenied Code = "E153"
+	// SymptomAdministrationLogon: A request to the administration service proved nobody.
+	SymptomAdministrationLogon Code = "E154"
+	// SymptomODataResponse: The console gets no answer from the administration service.
+	SymptomODataResponse Code = "E155"
+	// SymptomODataArray: The administration service cannot read a list as a parameter.
+	SymptomODataArray Code = "E156"
+	// SymptomSelectOneRow: A query with $select gives one row only.
+	SymptomSelectOneRow Code = "E157"
+	// SymptomTooManyRequests: One address asks the administration service too often.
+	SymptomTooManyRequests Code = "E158"
+	// SymptomPropertySyntax: A property of the command line is written wrongly.
+	SymptomPropertySyntax Code = "E159"
+	// SymptomSetupEnded: The installation of the client ended with an error.
+	SymptomSetupEnded Code = "E160"
+	// SymptomAutomaticSite: The site code AUTO does not work through a gateway.
+	SymptomAutomaticSite Code = "E161"
+	// SymptomGatewayThrottled: The client leaves the gateway alone for a while.
+	SymptomGatewayThrottled Code = "E162"
 )

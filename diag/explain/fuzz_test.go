@@ -13,7 +13,7 @@ import (
 
 // fuzzLimits are small, so that a fuzzer meets them.
 func fuzzLimits() Limits {
-	return Limits{Files: 8, FileBytes: 1 << 16, Bytes: 1 << 17, Line: 1 << 12, Lines: 1 << 10, ZipRatio: 20, Kept: 64}
+	return Limits{Files: 8, FileBytes: 1 << 16, Bytes: 1 << 17, Line: 1 << 12, Lines: 1 << 10, Members: 64, ZipRatio: 20, Kept: 64}
 }
 
 // FuzzText reads bytes as text of whatever encoding they seem to be.
@@ -106,6 +106,73 @@ func FuzzReport(f *testing.F) {
 		encoded, err := json.Marshal(report)
 		if err != nil || !utf8.Valid(encoded) || !utf8.ValidString(all) {
 			t.Fatalf("report is not valid: %v %q", err, all)
+		}
+	})
+}
+
+// FuzzAccess reads a line as a record of a web server's log, with the fields of a header line.
+func FuzzAccess(f *testing.F) {
+	f.Add("date time s-ip cs-method cs-uri-stem sc-status", "2024-03-11 09:00:00 10.0.0.5 GET /SMS_MP/.sms_aut 200")
+	f.Fuzz(func(t *testing.T, header, text string) {
+		o := newObserver("fuzz.log", fuzzLimits())
+		o.record([]byte("#Fields: "+header), 1)
+		o.record([]byte(text), 2)
+		if o.end().lines > 1 {
+			t.Fatal("one line was counted twice")
+		}
+	})
+}
+
+// FuzzScanner cuts bytes into records: nothing is lost but line ends, and the numbers of lines never go back.
+func FuzzScanner(f *testing.F) {
+	f.Add([]byte("<![LOG[a\nb]LOG]!><time=\"\">\nplain\n<![LOG[torn\n<![LOG[c]LOG]!>\n"), 16)
+	f.Fuzz(func(t *testing.T, content []byte, limit int) {
+		limits := fuzzLimits()
+		limits.Line = 8 + limit&0xff
+		s := newScanner(bytes.NewReader(content), limits, nil)
+		total, number := 0, 0
+		for {
+			record, at, err := s.next()
+			if err != nil {
+				break
+			}
+			if at < number || len(record) > limits.Line+1 && bytes.IndexByte(record, '\n') < 0 {
+				t.Fatalf("line %d after %d, %d bytes", at, number, len(record))
+			}
+			total, number = total+len(record), at
+		}
+		if int64(len(content)) <= limits.FileBytes && total+bytes.Count(content, newLine) < len(content) {
+			t.Fatalf("%d bytes of %d", total, len(content))
+		}
+	})
+}
+
+// FuzzRedaction replaces names in any text, and never by something that would be replaced again.
+func FuzzRedaction(f *testing.F) {
+	f.Add(`URL=https://cmg.fabrikam.net/x FAB\PC-0417$ GUID:5B1D7E44-2B57-49D8-8C7B-0F0E8BB4A801 10.20.7.41`)
+	f.Fuzz(func(t *testing.T, text string) {
+		r := Report{Evidence: []Evidence{{"logs/a.log", 1, shown(text)}}}
+		once := r.Redacted()
+		if !utf8.ValidString(once.Evidence[0].Text) {
+			t.Fatalf("not valid: %q", once.Evidence[0].Text)
+		}
+	})
+}
+
+// FuzzPage writes a page of any text: it stays text.
+func FuzzPage(f *testing.F) {
+	f.Add(hostile)
+	f.Fuzz(func(t *testing.T, text string) {
+		if !utf8.ValidString(text) {
+			return
+		}
+		r := Report{Verdict: &Verdict{"E023", text, Likely}, Evidence: []Evidence{{text, 1, text}}, Followed: []string{text}, Events: []Event{{File: text, Text: text, Part: Part(text)}}}
+		var b bytes.Buffer
+		if err := r.WriteHTML(&b); err != nil {
+			t.Fatal(err)
+		}
+		if tags := bytes.Count(b.Bytes(), []byte("<")); tags > 400 || bytes.Contains(b.Bytes(), []byte("<script")) || bytes.Contains(b.Bytes(), []byte("<img")) {
+			t.Fatalf("%d tags: %s", tags, b.Bytes())
 		}
 	})
 }

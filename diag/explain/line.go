@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"iter"
@@ -34,8 +35,10 @@ type line struct {
 	severity  logfile.Severity
 	component string
 	text      string // the message, or the whole line where nothing frames it
+	low       string // text in lower case
 	access    *logfile.AccessRecord
 	event     *event
+	before    *line // of an HTTP error without an address: the line before it that has one
 }
 
 // event is one line of our JSON logs. Only what the rules use is kept.
@@ -53,16 +56,20 @@ type event struct {
 	Message string    `json:"message_id"`
 }
 
-// lines yields the records of a text. The error is nil but for the last pair.
+// lines yields the lines of a text, all of them. The error is nil but for the last pair.
 func lines(name string, r io.Reader, limits Limits) iter.Seq2[line, error] {
 	return func(yield func(line, error) bool) {
-		budget := logfile.ReadLimits{Bytes: limits.FileBytes, Record: limits.Line, Records: limits.Lines}
-		for record, err := range logfile.Read(r, budget) {
+		s := newScanner(r, limits, nil)
+		for {
+			record, number, err := s.next()
+			if err == io.EOF {
+				return
+			}
 			if err != nil {
 				yield(line{}, err)
 				return
 			}
-			for _, l := range fromRecord(name, record) {
+			for _, l := range fromRecord(name, number, trimmed(record)) {
 				if !yield(l, nil) {
 					return
 				}
@@ -71,14 +78,53 @@ func lines(name string, r io.Reader, limits Limits) iter.Seq2[line, error] {
 	}
 }
 
+// trimmed is a record without the blanks and zero bytes around it; a log torn by a crash has a tail of zero bytes.
+func trimmed(record []byte) []byte {
+	if len(record) >= len(gap) && record[0] == 0 && bytes.Count(record, gap[:1]) == len(record) {
+		return nil // a hole in the file
+	}
+	begin, end := 0, len(record)
+	for begin < end && (record[begin] == 0 || record[begin] == '\n' || record[begin] == '\r') {
+		begin++
+	}
+	for begin < end && (record[end-1] == 0 || record[end-1] == '\n' || record[end-1] == '\r' || record[end-1] == ' ') {
+		end--
+	}
+	return bytes.TrimPrefix(record[begin:end], byteOrderMark)
+}
+
+var byteOrderMark = []byte("\ufeff")
+
+// kindOf tells the form of a record by its beginning and its end.
+func kindOf(record []byte) kind {
+	switch {
+	case len(record) == 0:
+		return plainLine
+	case record[0] == '<' && bytes.HasPrefix(record, clientStart) && bytes.Contains(record, clientEnd):
+		return clientLine
+	case record[0] == '{' && bytes.Contains(record, eventMessage):
+		return eventLine
+	case record[len(record)-1] == '>' && bytes.Contains(record[max(0, len(record)-160):], serverMark):
+		return serverLine
+	case len(record) > 19 && record[4] == '-' && record[7] == '-' && record[10] == ' ' && record[13] == ':':
+		return accessLine
+	}
+	return plainLine
+}
+
+var (
+	eventMessage = []byte(`"msg"`)
+	serverMark   = []byte("$$<")
+)
+
 // fromRecord turns a record into lines; what the formats did not fit is looked at again, part by part.
-func fromRecord(name string, record logfile.Record) []line {
-	if record.Format != logfile.Plain {
+func fromRecord(name string, number int, raw []byte) []line {
+	if record, err := logfile.ParseLine(string(raw)); err == nil && (record.Format != logfile.Client || bytes.Count(raw, clientStart) == 1) {
+		record.Line = number
 		return []line{framed(name, record)}
 	}
 	var all []line
-	number := record.Line
-	for text := range strings.Lines(record.Message) {
+	for text := range strings.Lines(string(raw)) {
 		all = append(all, unframed(name, number, strings.TrimRight(text, "\r\n"))...)
 		number++
 	}
@@ -88,8 +134,10 @@ func fromRecord(name string, record logfile.Record) []line {
 var kinds = map[logfile.Format]kind{logfile.Client: clientLine, logfile.Server: serverLine, logfile.W3C: accessLine}
 
 func framed(name string, record logfile.Record) line {
-	return line{file: name, number: record.Line, kind: kinds[record.Format], time: record.Time, severity: record.Severity,
+	l := line{file: name, number: record.Line, kind: kinds[record.Format], time: record.Time, severity: record.Severity,
 		component: record.Component, text: record.Message, access: record.Access}
+	l.low = lower(l.text)
+	return l
 }
 
 // unframed reads a line that is in no format as a whole: JSON, several records run together, the rest of a torn one,
@@ -112,6 +160,7 @@ func unframed(name string, number int, text string) []line {
 			l.text = strings.TrimPrefix(part, recordStart)
 			l.time = leadingTime(l.text)
 		}
+		l.low = lower(l.text)
 		all = append(all, l)
 	}
 	return all
@@ -119,8 +168,9 @@ func unframed(name string, number int, text string) []line {
 
 const recordStart = "<![LOG["
 
-// recordBegin is where a record can begin inside a line: a client record, or the date of an access record.
-var recordBegin = regexp.MustCompile(`<!\[LOG\[|\b[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2} [^ ]+ [^ ]+ /?[A-Z]`)
+// recordBegin is where a record can begin inside a line: a client record, or the date of an access record; a bare carriage
+// return ends a line as well.
+var recordBegin = regexp.MustCompile(`<!\[LOG\[|\r|\b[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2} [^ ]+ [^ ]+ /?[A-Z]`)
 
 // split cuts a line before every record that begins in its middle; S0 has two access records on one line.
 func split(text string) []string {
@@ -129,7 +179,7 @@ func split(text string) []string {
 	}
 	var parts []string
 	from := 0
-	for _, found := range recordBegin.FindAllStringIndex(text, 64) {
+	for _, found := range recordBegin.FindAllStringIndex(text, -1) {
 		if part := strings.TrimSpace(text[from:found[0]]); part != "" {
 			parts = append(parts, part)
 		}
@@ -150,7 +200,7 @@ func parseEvent(text string) (line, bool) {
 	if e.Time.IsZero() || e.Level == "" || e.Msg == "" {
 		return line{}, false
 	}
-	return line{kind: eventLine, time: e.Time, severity: eventSeverity[e.Level], component: e.Role, text: text, event: &e}, true
+	return line{kind: eventLine, time: e.Time, severity: eventSeverity[e.Level], component: e.Role, text: text, low: lower(text), event: &e}, true
 }
 
 var eventSeverity = map[string]logfile.Severity{"DEBUG": logfile.Info, "INFO": logfile.Info, "WARN": logfile.Warning, "ERROR": logfile.Error}
@@ -186,6 +236,14 @@ func parseFragment(text string) (logfile.AccessRecord, bool) {
 
 // leadingTime reads the time at the beginning of a plain line, where there is one, as UTC.
 func leadingTime(text string) time.Time {
+	if len(text) == 0 || (text[0] < '0' || text[0] > '9') && text[0] != '[' && text[0] != '<' {
+		return time.Time{}
+	}
+	if text[0] == '[' { // [thread, process][time] of the console
+		at := strings.Index(text[:min(len(text), 40)], "][")
+		text = text[at+1:]
+	}
+	text = strings.TrimLeft(text, "[<")
 	for _, layout := range plainTimes {
 		if len(text) < len(layout) {
 			continue
@@ -197,4 +255,4 @@ func leadingTime(text string) time.Time {
 	return time.Time{}
 }
 
-var plainTimes = []string{"2006-01-02 15:04:05", "2006-01-02T15:04:05", "01-02-2006 15:04:05", "01/02/2006 15:04:05"}
+var plainTimes = []string{"2006-01-02 15:04:05", "2006-01-02T15:04:05", "01-02-2006 15:04:05", "01/02/2006 15:04:05", "02.01.2006 15:04:05", "01/02/06 15:04:05"}

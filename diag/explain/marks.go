@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"postern/catalog"
@@ -20,210 +21,265 @@ const (
 	issued     mark = "token issued"      // a token service gave one
 	entraToken mark = "Entra token"       // a tenant gave one
 	replied    mark = "reply"             // a message was answered
+	delivered  mark = "delivered"         // a client reached a server of the site
+	downloaded mark = "downloaded"        // content came
 	forwarded  mark = "forwarded"         // a connection point got a 200
+	connected  mark = "connected"         // a connection point has its gateway
 	answered   mark = "answered"          // a server of ours, or a web server, answered
+	tested     mark = "tested"            // a management point passed its own test
 	usableCert mark = "certificate found" // a connection point has a certificate to show
 	recorded   mark = "registration kept" // a management point wrote a registration record
+	moved      mark = "moved"             // files went to the site
+	provided   mark = "service ready"     // a service was made
 	installed  mark = "installed"         // ccmsetup ended with 0
 	firstLeg   mark = "first leg"         // a 401 of Windows authentication and its 200
+	fine       mark = "fine"              // something else went well
 
-	refusal     mark = "refusal"      // a client was answered with a status that no symptom is made of
-	companion   mark = "companion"    // belongs to another line that says more
-	askedEntra  mark = "asked Entra"  // a client asked the gateway for its tenant's properties
-	entraAsking mark = "Entra asking" // ... and has them
-	fallback    mark = "fallback"     // a client tries a user's token
-	setupFailed mark = "setup failed" // ccmsetup ended with something else than 0
-	linked      mark = "linked"       // gateway and connector have each other
+	refusal       mark = "refusal"      // a client was answered with a status that no symptom is made of
+	companion     mark = "companion"    // belongs to another line that says more
+	message       mark = "message"      // names a message
+	askedEntra    mark = "asked Entra"  // a client asked the gateway for its tenant's properties
+	entraAsking   mark = "Entra asking" // ... and has them
+	fallback      mark = "fallback"     // a client tries a user's token
+	setupFailed   mark = "setup failed" // ccmsetup ended with something else than 0
+	linked        mark = "linked"       // gateway and connector have each other
+	flagNumber    mark = "number of TLS flags"
+	lifetimePart  mark = "times of a token"
+	noCRLCheck    mark = "switch /NoCRLCheck"
+	usePKICert    mark = "switch /UsePKICert"
+	regToken      mark = "switch /regtoken"
+	mpAndToken    mark = "switches /mp and /regtoken"
+	autoSite      mark = "SMSSITECODE=AUTO with CCMHOSTNAME"
+	joinedDevice  mark = "joined device"
+	entraUser     mark = "registers with Entra"
+	transient     mark = "0x87d00231"
+	noTokenCode   mark = "0x87d0027e"
+	hardware      mark = "hardware id"
+	listedName    mark = "name in the directory"
+	listing       mark = "listing of the directory"
+	serverError   mark = "500"
+	tokenEnded    mark = "token ended"
+	contentFailed mark = "content failed"
 )
 
 // good are the marks that show that something works.
-var good = []mark{firstLeg, registered, cached, issued, entraToken, replied, forwarded, answered, usableCert, recorded, installed}
+var good = []mark{firstLeg, registered, cached, issued, entraToken, replied, delivered, downloaded, forwarded, connected, answered, tested, usableCert, recorded, moved,
+	provided, installed, fine, mark(catalog.SymptomNoDeviceManagement)}
 
 // look says which lines have a mark: those that hold all of the texts, one of any and none of the others, and pass the
-// test. A look without a text is for access lines and events.
+// test. Texts are in lower case and compared without regard to case. A look for requests has a test alone.
 type look struct {
-	mark mark
-	all  []string
-	any  []string
-	none []string
-	test func(*line) bool
+	mark    mark
+	all     []string
+	any     []string
+	none    []string
+	test    func(*line) bool
+	request bool // for records of a web server; the others are for all other lines
+	enough  bool // ... and of some of these not even that
+	plain   bool // nothing but the number of the lines and the last one matters when there are many
 }
 
 func (k *look) matches(l *line) bool {
 	for _, text := range k.all {
-		if !strings.Contains(l.text, text) {
+		if !strings.Contains(l.low, text) {
 			return false
 		}
 	}
-	if len(k.any) > 0 && !slices.ContainsFunc(k.any, func(text string) bool { return strings.Contains(l.text, text) }) {
+	if len(k.any) > 0 && !containsAny(l.low, k.any) {
 		return false
 	}
-	for _, text := range k.none {
-		if strings.Contains(l.text, text) {
-			return false
-		}
-	}
-	return k.test == nil || k.test(l)
+	return !containsAny(l.low, k.none) && (k.test == nil || k.test(l))
 }
 
 func says(code catalog.Code, all ...string) look { return look{mark: mark(code), all: all} }
+
+func sees(m mark, all ...string) look { return look{mark: m, all: all} }
+
+func (k look) or(any ...string) look {
+	k.any = any
+	return k
+}
 
 func (k look) unless(none ...string) look {
 	k.none = none
 	return k
 }
 
-func (k look) when(test func(*line) bool) look {
-	k.test = test
+func (k look) when(tests ...func(*line) bool) look {
+	if k.test != nil {
+		tests = append([]func(*line) bool{k.test}, tests...)
+	}
+	k.test = func(l *line) bool {
+		return !slices.ContainsFunc(tests, func(test func(*line) bool) bool { return !test(l) })
+	}
 	return k
 }
 
-// looks is the table of what lines say. A line may say several things.
-var looks = []look{
-	// Windows authentication (S0, S1).
-	says(catalog.SymptomClockSkew, "KRB_AP_ERR_SKEW"),
-	says(catalog.SymptomClockSkew, "Clock skew too great"),
-	says(catalog.SymptomTicketModified, "KRB_AP_ERR_MODIFIED"),
-	says(catalog.SymptomServiceUnknown, "KDC_ERR_S_PRINCIPAL_UNKNOWN"),
-	says(catalog.SymptomServiceUnknown, "Server not found in Kerberos database"),
-	says(catalog.SymptomNotApproved, "Client is registered.", "Approval status 0"),
-
-	// Statuses of connection point and gateway (S4).
-	says(catalog.SymptomClientCertificateRequired, "CMGConnector_Clientcertificaterequired").unless("Received response"),
-	says(catalog.SymptomConnectorClientCertificateRequired, "Received response", "CMGConnector_Clientcertificaterequired"),
-	says(catalog.SymptomConnectorWebException, "Web exception for message", "(403) Forbidden"),
-	says(catalog.SymptomNoClientCertificateLeft, "Filtered cert count with client auth: 0"),
-	says(catalog.SymptomNotClientAuthCertificate, "Not client auth cert: "),
-	says(catalog.SymptomNotAllowedCertificate, "Not allowed cert: "),
-	says(catalog.SymptomNotAllowedCertificate, "Filtered cert count with allowed root CA: 0"),
-	says(catalog.SymptomNoPrivateKeyCertificate, "No private key cert: "),
-	says(catalog.SymptomNoPrivateKeyCertificate, "Filtered cert count with private key: 0"),
-	says(catalog.SymptomConnectorForbidden, "CMGConnector_Forbidden"),
-	says(catalog.SymptomConnectorRevocationUnknown, "status: RevocationStatusUnknown"),
-	says(catalog.SymptomConnectorRevocationUnknown, "status: OfflineRevocation"),
-	says(catalog.SymptomAccessClientCertificateMissing).when(refused(403, 7)),
-	says(catalog.SymptomAccessHTTPSRequired).when(refused(403, 4)),
-	says(catalog.SymptomCertificateMappingDenied).when(refused(403, 12, 13)),
-	says(catalog.SymptomCertificateUntrusted).when(refused(403, 16)),
-	says(catalog.SymptomCertificateOutOfDate).when(refused(403, 17)),
-	says(catalog.SymptomGatewayInvalidToken, "CMGService_Invalid_Token"),
-	says(catalog.SymptomConnectorUnauthorized, "CMGConnector_Unauthorized"),
-	says(catalog.SymptomConnectorUnauthorized, "RetrieveTokenFromStsServerImpl failed with error 0x87d0027e"),
-	says(catalog.SymptomNothingToAuthenticateWith, "Failed to get CCM access token and client doesn't have PKI issued cert"),
-	says(catalog.SymptomDownloadUnauthenticated, "DownloadFileByWinHTTP failed with error 0x87d00455"),
-	says(catalog.SymptomRootNotInTrustList, "terminated in a root certificate not trusted per ConfigMgr CTL"),
-	says(catalog.SymptomConnectorInternalServerError, "CMGConnector_InternalServerError"),
-	says(catalog.SymptomTokenLibraryMismatch, "FileLoadException", "System.IdentityModel.Tokens.Jwt"),
-
-	// TLS and the way to the gateway (S4, S3).
-	says(catalog.SymptomTLSFailed, "ERROR_WINHTTP_SECURE_FAILURE"),
-	says(catalog.SymptomTLSFailed, "WINHTTP_CALLBACK_STATUS_SECURE_FAILURE"),
-	says(catalog.SymptomTLSFailed, "Code=12175,").unless("ERROR_WINHTTP_SECURE_FAILURE"),
-	says(catalog.SymptomTLSFailed, "0x80072f8f"),
-	says(catalog.SymptomTLSFailed, "0x80072F8F"),
-	says(catalog.SymptomRevocationCheckFailed, "STATUS_FLAG_CERT_REV_FAILED"),
-	says(catalog.SymptomServerCertificateInvalid, "STATUS_FLAG_INVALID_CERT"),
-	says(catalog.SymptomServerCertificateRevoked, "STATUS_FLAG_CERT_REVOKED"),
-	says(catalog.SymptomServerRootUntrusted, "STATUS_FLAG_INVALID_CA"),
-	says(catalog.SymptomServerNameMismatch, "STATUS_FLAG_CERT_CN_INVALID"),
-	says(catalog.SymptomServerCertificateDate, "STATUS_FLAG_CERT_DATE_INVALID"),
-	says(catalog.SymptomServerCertificateUse, "STATUS_FLAG_CERT_WRONG_USAGE"),
-	says(catalog.SymptomTLSChannel, "STATUS_FLAG_SECURITY_CHANNEL_ERROR"),
-	says(catalog.SymptomRevocationCheckFailed, "lpvStatusInformation is 0x").when(flagged(0x1)),
-	says(catalog.SymptomServerCertificateInvalid, "lpvStatusInformation is 0x").when(flagged(0x2)),
-	says(catalog.SymptomServerCertificateRevoked, "lpvStatusInformation is 0x").when(flagged(0x4)),
-	says(catalog.SymptomServerRootUntrusted, "lpvStatusInformation is 0x").when(flagged(0x8)),
-	says(catalog.SymptomServerNameMismatch, "lpvStatusInformation is 0x").when(flagged(0x10)),
-	says(catalog.SymptomServerCertificateDate, "lpvStatusInformation is 0x").when(flagged(0x20)),
-	says(catalog.SymptomServerCertificateUse, "lpvStatusInformation is 0x").when(flagged(0x40)),
-	says(catalog.SymptomTLSChannel, "lpvStatusInformation is 0x").when(flagged(0x80000000)),
-	{mark: flagNumber, all: []string{"lpvStatusInformation is 0x"}},
-	network(catalog.SymptomGatewayNameNotResolved, "12007", "0x80072ee7", "NAME_NOT_RESOLVED").when(towardGateway),
-	network(catalog.SymptomNameNotResolved, "12007", "0x80072ee7", "NAME_NOT_RESOLVED").when(not(towardGateway)),
-	network(catalog.SymptomCannotConnect, "12029", "0x80072efd", "ERROR_WINHTTP_CANNOT_CONNECT"),
-	network(catalog.SymptomConnectionLost, "12002", "0x80072ee2", "ERROR_WINHTTP_TIMEOUT"),
-	network(catalog.SymptomConnectionLost, "12030", "0x80072efe", "ERROR_WINHTTP_CONNECTION_ERROR"),
-	network(catalog.SymptomClientCertificateUnusable, "12044", "0x80072f0c", "ERROR_WINHTTP_CLIENT_AUTH_CERT_NEEDED"),
-	says(catalog.SymptomClientCertificateUnusable, "Code=12185,"),
-	says(catalog.SymptomClientCertificateUnusable, "Code=12186,"),
-	network(catalog.SymptomInvalidAnswer, "12152", "0x80072f78", "ERROR_WINHTTP_INVALID_SERVER_RESPONSE"),
-	says(catalog.SymptomAnalyzerNameResolution, "Unexpected response status code is NameResolutionError"),
-
-	// Tokens and Entra (S2, S4).
-	says(catalog.SymptomTokenLifetimeOver, "IDX10223"),
-	says(catalog.SymptomTokenLifetimeOver, "SecurityTokenExpiredException"),
-	{mark: lifetimePart, all: []string{"ValidTo: '"}},
-	{mark: lifetimePart, all: []string{"Current time: '"}},
-	says(catalog.SymptomDeviceTokenNotObtained, "WAM token request failed"),
-	says(catalog.SymptomDeviceTokenNotObtained, "D0090016"),
-	says(catalog.SymptomDeviceTokenNotObtained, "Failed to get AAD token"),
-	says(catalog.SymptomDeviceTokenNotObtained, "0xd0090016").unless("Failed to get AAD token"),
-	{mark: mark(catalog.SymptomNotJoined), any: []string{"cert", "AzureAdJoined", "joined"}, test: notJoined},
-	says(catalog.SymptomTenantNotOnboarded, "[CCMHTTP] ERROR: URL=", "/AADAuthInfo", "CCM_E_BAD_HTTP_STATUS_CODE"),
-	says(catalog.SymptomTenantNotOnboarded, "Failed to get AAD info"),
-	says(catalog.SymptomNoDeviceManagement, "Failed to GetDeviceManagementConfigInfo"),
-	says(catalog.SymptomEntraResourceUnknown, "AADSTS50001"),
-	says(catalog.SymptomEntraSecretExpired, "AADSTS7000222"),
-	says(catalog.SymptomEntraTenantUnknown, "AADSTS90002"),
-	says(catalog.SymptomEntraInteraction, "AADSTS50076"),
-	says(catalog.SymptomEntraInteraction, "0x8018002a"),
-	says(catalog.SymptomTokenAudienceUnknown, "There is no appropriate token validator"),
-
-	// Registration, management point, connection point, deployment.
-	says(catalog.SymptomRegistrationBodyInvalid, "MP Reg: Registration request body is invalid."),
-	says(catalog.SymptomRegistrationBodyInvalid, "MP Reg: Registration failed."),
-	says(catalog.SymptomRegistrationPending, "[RegTask] - Registration of", "is pending"),
-	says(catalog.SymptomRegistrationReset, "Server rejected registration 2"),
-	says(catalog.SymptomRegistrationRejected, "Server rejected registration 3"),
-	says(catalog.SymptomStateNotSaved, "SetRegistrationState failed (0x80071770)"),
-	says(catalog.SymptomClientCertificateExpired, "CD(SMSID=", "certificate has expired"),
-	says(catalog.SymptomCertificateRevoked, "Certificate for client GUID:", "is revoked"),
-	says(catalog.SymptomPostFailed500, "Post to ", "failed with 0x87d00231"),
-	says(catalog.SymptomPostFailed500).when(refused(500, 19)),
-	says(catalog.SymptomDatabaseLogin, "MPDB ERROR - CONNECTION PARAMETERS"),
-	says(catalog.SymptomDatabaseLogin, "MPDB", "Login timeout expired"),
-	says(catalog.SymptomInboxSource, "Cannot connect to the inbox source"),
-	says(catalog.SymptomConnectorCannotReachGateway, "Failed to build Tcp connection"),
-	says(catalog.SymptomConnectorCannotReachGateway, "TCP CONNECTION: Failed to authenticate with proxy server"),
-	says(catalog.SymptomRoleCertificateMissing, "missing role certificate. reload in next cycle"),
-	says(catalog.SymptomBackendDown, "Web exception for message", "remote name could not be resolved"),
-	says(catalog.SymptomBackendDown, "Web exception for message", "Unable to connect to the remote server"),
-	says(catalog.SymptomProviderNotRegistered, "The subscription is not registered to use namespace"),
-	says(catalog.SymptomProvisionFailed, "Failed to provision cloud service"),
-	says(catalog.SymptomVaultNameTaken, "The vault name", "is already in use"),
-
-	// What went well.
-	{mark: registered, all: []string{"Client is registered. Server assigned ClientID is"}, none: []string{"Approval status 0"}},
-	{mark: cached, all: []string{"Cached encrypted token for"}},
-	{mark: cached, all: []string{"Received self-prove token"}},
-	{mark: issued, all: []string{"Issued token"}},
-	{mark: entraToken, all: []string{"Retrieved AAD token for"}},
-	{mark: replied, all: []string{"' got reply message '"}},
-	{mark: forwarded, all: []string{"ResponseHeader: HTTP/1.1 200"}},
-	{mark: usableCert, all: []string{"Filtered cert count with client auth: "}, none: []string{"client auth: 0"}},
-	{mark: recorded, all: []string{"MP Reg: DDR file written to"}},
-	{mark: answered, test: success},
-	{mark: answered, all: []string{"RequestUri: "}, test: served},
-	{mark: linked, test: events("connected to gateway", "connector connected", "site state applied", "site state")},
-	{mark: installed, all: []string{"exiting with return code"}, test: setupEnded(true)},
-	{mark: setupFailed, all: []string{"exiting with return code"}, test: setupEnded(false)},
-
-	// What only belongs to something.
-	{mark: refusal, all: []string{"StatusCode="}, test: plainRefusal},
-	{mark: companion, all: []string{"Text=CCM_E_BAD_HTTP_STATUS_CODE"}},
-	{mark: companion, all: []string{"Web exception for message", "The remote server returned an error"}},
-	{mark: askedEntra, all: []string{"Getting AAD info from CMG"}},
-	{mark: entraAsking, all: []string{"Getting AAD ("}},
-	{mark: fallback, all: []string{"Falling back to get user"}},
+// request is a look for records of a web server.
+func request(code catalog.Code, test func(*line) bool) look {
+	return look{mark: mark(code), test: test, request: true}
 }
 
-// Parts of a symptom that stand on lines of their own in a copy.
-const (
-	flagNumber   mark = "number of TLS flags"
-	lifetimePart mark = "times of a token"
+func not(test func(*line) bool) func(*line) bool { return func(l *line) bool { return !test(l) } }
+
+func either(tests ...func(*line) bool) func(*line) bool {
+	return func(l *line) bool {
+		return slices.ContainsFunc(tests, func(test func(*line) bool) bool { return test(l) })
+	}
+}
+
+func has(texts ...string) func(*line) bool {
+	return func(l *line) bool { return containsAny(l.low, texts) }
+}
+
+func fits(expression string) func(*line) bool {
+	form := regexp.MustCompile(expression)
+	return func(l *line) bool { return form.MatchString(l.low) }
+}
+
+// of tests for the component that wrote a line, by a part of its name in lower case.
+func of(components ...string) func(*line) bool {
+	return func(l *line) bool { return l.component != "" && containsAny(strings.ToLower(l.component), components) }
+}
+
+// Components that are of the site and not of a client.
+var ofServer = of("mp_", "ccm_sts", "mpcontrol", "proxyconnector", "proxy_connector", "cmgservice", "cloudmgr", "cloud_services", "ddm", "discovery", "sms_", "smsadminui")
+
+// windowsError is an error of Windows in all forms in which logs have it: number, name, and the words of the system in English,
+// German and French, of which only parts without accents are looked for, because logs come in many encodings.
+type windowsError struct {
+	number uint32 // of WinHTTP, or a whole HRESULT
+	name   string
+	texts  []string
+}
+
+// failure is a look for errors.
+func failure(code catalog.Code, errors ...windowsError) look {
+	k := look{mark: mark(code)}
+	var numbers, words []string
+	for _, e := range errors {
+		if e.number != 0 {
+			n, w := e.forms()
+			numbers, words = append(numbers, n...), append(words, w...)
+		}
+		if e.name != "" {
+			words = append(words, e.name)
+		}
+		words = append(words, e.texts...)
+	}
+	k.any = slices.Clone(words)
+	for _, n := range numbers {
+		if len(n) >= shortestAnchor {
+			k.any = append(k.any, n)
+			continue
+		}
+		for _, before := range []string{"e ", "r ", "e: ", "r: ", "e=", "r=", " (", ":(", "s ", "s=", "e = ", "r = ", "#"} {
+			if anchor := before + n; len(anchor) >= shortestAnchor {
+				k.any = append(k.any, anchor)
+			}
+		}
+	}
+	k.test = func(l *line) bool {
+		return containsAny(l.low, words) || slices.ContainsFunc(numbers, func(n string) bool { return saysNumber(l.low, n) })
+	}
+	return k
+}
+
+// forms returns how an error's number is written: such as need a look at what is around, and such as do not.
+func (e windowsError) forms() (numbers, words []string) {
+	result := e.number
+	if e.number < 1<<16 { // of WinHTTP or Win32
+		result |= 0x80070000
+		numbers = []string{strconv.Itoa(int(e.number)), "0x" + strconv.FormatUint(uint64(e.number), 16), "0x0000" + strconv.FormatUint(uint64(e.number), 16)}
+	}
+	return append(numbers, strconv.Itoa(int(int32(result)))), []string{"0x" + strconv.FormatUint(uint64(result), 16), " " + strconv.FormatUint(uint64(result), 16)}
+}
+
+// saysNumber says whether a number stands in a text as the number of an error.
+func saysNumber(text, number string) bool {
+	for from := 0; ; {
+		at := strings.Index(text[from:], number)
+		if at < 0 {
+			return false
+		}
+		begin, end := from+at, from+at+len(number)
+		from = end
+		switch {
+		case end < len(text) && isHexadecimal(text[end]), begin > 0 && (isHexadecimal(text[begin-1]) || text[begin-1] == '.'):
+		case number[0] == '-', number[0] == '0', errorWord.MatchString(text[max(0, begin-24):begin]):
+			return true
+		}
+	}
+}
+
+// errorWord is what stands before the number of an error.
+var errorWord = regexp.MustCompile(`\b(?:code|[a-z]*error|errorcode|fehler|fehlercode|erreur|status|result|hresult|hr|rc|gle|winhttp|wininet|win32)[ :=(#'"]*(?:0x)?$|(?:error|fehler|erreur|status|winhttp|code)[ :=(#'"a-z]{0,12}\($|\($`)
+
+func isHexadecimal(c byte) bool { return c-'0' < 10 || c-'a' < 6 }
+
+// The errors of Windows that the table of symptoms uses.
+var (
+	nameNotResolved = windowsError{12007, "name_not_resolved", []string{"server name or address could not be resolved", "servername oder die serveradresse konnte nicht",
+		"adresse du serveur n", "nom ou l'adresse du serveur", "nom ou l’adresse du serveur", "remote name could not be resolved", "remotename konnte nicht aufgel", "nom distant n"}}
+	hostUnknown   = windowsError{11001, "wsahost_not_found", []string{"no such host is known", "host ist unbekannt", "te de ce type n"}}
+	cannotConnect = windowsError{12029, "winhttp_cannot_connect", []string{"connection with the server could not be established", "internet_cannot_connect",
+		"serververbindung konnte nicht hergestellt", "verbindung mit dem server konnte nicht hergestellt", "keine verbindung mit dem server",
+		"tablir une connexion avec le serveur", "connexion avec le serveur n"}}
+	refusedByHost = windowsError{10061, "wsaeconnrefused", []string{"target machine actively refused", "zielcomputer die verbindung verweigert", "ordinateur cible l"}}
+	timedOut      = windowsError{12002, "winhttp_timeout", []string{"the operation timed out", "internet_timeout", "r den vorgang wurde erreicht", "ration a expir"}}
+	connectionEnd = windowsError{12030, "winhttp_connection_error", []string{"connection with the server was terminated abnormally", "connection with the server was reset",
+		"internet_connection_aborted", "serververbindung wurde", "verbindung mit dem server wurde", "connexion avec le serveur a", "connexion avec le serveur s"}}
+	connectionReset = windowsError{12031, "connection_reset", nil}
+	certNeeded      = windowsError{12044, "client_auth_cert_needed", []string{"certificate is required to complete client authentication", "um die clientauthentifizierung abzuschlie", "authentification du client est n"}}
+	certNoKey       = windowsError{12185, "client_cert_no_private_key", nil}
+	certNoAccess    = windowsError{12186, "client_cert_no_access_private_key", nil}
+	invalidAnswer   = windowsError{12152, "invalid_server_response", []string{"invalid or unrecognized response", "oder nicht erkannte antwort", "oder unbekannte antwort", "ponse non valide ou non reconnue"}}
+	securityFailure = windowsError{12175, "winhttp_secure_failure", []string{"a security error occurred", "sicherheitsfehler aufgetreten", "erreur de s\u00e9curit", "erreur de s\xe9curit", "decoding_failed"}}
+
+	numberDate    = windowsError{12037, "sec_cert_date_invalid", nil}
+	numberName    = windowsError{12038, "sec_cert_cn_invalid", nil}
+	numberCA      = windowsError{12045, "winhttp_secure_invalid_ca", []string{"error_internet_invalid_ca"}}
+	numberRev     = windowsError{12057, "sec_cert_rev_failed", []string{"winhttp_secure_cert_rev_failed"}}
+	numberChannel = windowsError{12157, "security_channel_error", nil}
+	numberInvalid = windowsError{12169, "sec_invalid_cert", []string{"winhttp_secure_invalid_cert"}}
+	numberRevoked = windowsError{12170, "sec_cert_revoked", []string{"winhttp_secure_cert_revoked"}}
+	numberUse     = windowsError{12179, "winhttp_secure_cert_wrong_usage", nil}
+
+	textDate = windowsError{0x80090328, "sec_e_cert_expired", []string{"received certificate has expired", "empfangene zertifikat ist abgelaufen", "certificat re\u00e7u a expir", "certificat re\xe7u a expir",
+		"date in the certificate is invalid or has expired", "datum im zertifikat ist ung", "date du certificat n"}}
+	certExpired = windowsError{0x800b0101, "cert_e_expired", []string{"not within its validity period when verifying", "berschreitet die g", "certificat requis n"}}
+	textName    = windowsError{0x800b010f, "cert_e_cn_no_match", []string{"cn name does not match the passed value", "cn-name des zertifikats stimmt nicht", "host name in the certificate is invalid or does not match",
+		"hostname im zertifikat ist ung", "te du certificat n", "nom cn du certificat ne correspond pas"}}
+	wrongPrincipal = windowsError{0x80090322, "sec_e_wrong_principal", []string{"target principal name is incorrect", "zielprinzipalname ist falsch", "nom principal de la cible", "nom du principal cible"}}
+	textRoot       = windowsError{0x80090325, "sec_e_untrusted_root", []string{"issued by an authority that is not trusted", "rdigen zertifizierungsstelle ausgestellt", "autorit\u00e9 qui n", "autorit\xe9 qui n",
+		"certificate authority is invalid or incorrect", "zertifizierungsstelle ist ung"}}
+	chainRoot = windowsError{0x800b0109, "cert_e_untrustedroot", []string{"terminated in a root certificate which is not trusted by the trust provider", "rdig gilt",
+		"certificat racine qui n"}}
+	textRevoked     = windowsError{0x80092010, "crypt_e_revoked", []string{"the certificate is revoked", "das zertifikat wurde gesperrt", "certificat est r\u00e9voqu", "certificat est r\xe9voqu", "certificat a \u00e9t\u00e9 r\u00e9voqu"}}
+	trustRevoked    = windowsError{0x800b010c, "cert_e_revoked", []string{"explicitly revoked by its issuer"}}
+	revocationOff   = windowsError{0x80092013, "crypt_e_revocation_offline", []string{"because the revocation server was offline", "da der sperrserver offline war", "serveur de r\u00e9vocation", "serveur de r\xe9vocation"}}
+	revocationNone  = windowsError{0x80092012, "crypt_e_no_revocation_check", []string{"unable to check revocation for the certificate", "keine sperrpr\u00fcfung f\u00fcr das zertifikat"}}
+	revocationError = windowsError{0x800b010e, "cert_e_revocation_failure", []string{"revocation process could not continue"}}
+	wrongUse        = windowsError{0x800b0110, "cert_e_wrong_usage", []string{"certificate is not valid for the requested usage", "zertifikat ist f\u00fcr die angeforderte verwendung"}}
+	noAlgorithm     = windowsError{0x80090331, "sec_e_algorithm_mismatch", []string{"do not possess a common algorithm", "gemeinsamen algorithmus", "algorithme commun"}}
+	illegalMessage  = windowsError{0x80090326, "sec_e_illegal_message", []string{"message received was unexpected or badly formatted", "empfangene nachricht war unerwartet", "message re\u00e7u \u00e9tait inattendu"}}
+	clocksApart     = windowsError{0x80090324, "sec_e_time_skew", []string{"clocks on the client and server machines are skewed", "uhren des clients und des servers", "uhren auf client"}}
+	timeDifference  = windowsError{1398, "error_time_skew", []string{"time and/or date difference between the client and", "zeit- und/oder datumsunterschied", "heure et/ou de date entre le client", "heure et/ou la date"}}
+	targetUnknown   = windowsError{0x80090303, "sec_e_target_unknown", []string{"specified target is unknown or unreachable", "angegebene ziel ist unbekannt oder nicht erreichbar", "cible sp\u00e9cifi\u00e9e est inconnue", "cible sp\xe9cifi\xe9e est inconnue"}}
+	notEncrypted    = windowsError{0x80071770, "error_encryption_failed", []string{"specified file could not be encrypted", "angegebene datei konnte nicht verschl", "fichier sp\u00e9cifi\u00e9 n", "crypter le fichier", "chiffrer le fichier"}}
+	commandLine     = windowsError{1639, "error_invalid_command_line", []string{"invalid command line argument", "befehlszeilenargument", "argument de ligne de commande non valide", "argument de la ligne de commande"}}
+	loginTimeout    = windowsError{0, "", []string{"login timeout expired", "anmeldungstimeout abgelaufen", "anmeldetimeout abgelaufen", "attente de connexion a expir", "attente de la connexion a expir"}}
+	socketUsage     = windowsError{10048, "wsaeaddrinuse", []string{"only one usage of each socket address", "normalerweise darf jede socketadresse", "une seule utilisation de chaque adresse de socket"}}
+	noBuffers       = windowsError{10055, "wsaenobufs", []string{"lacked sufficient buffer space", "nicht gen\u00fcgend pufferspeicher", "ne disposait pas de suffisamment d"}}
+	otherVersion    = windowsError{1638, "error_product_version", []string{"another version of this product is already installed", "newer version of this product is already installed", "andere version dieses produkts", "autre version de ce produit"}}
 )
 
-func not(test func(*line) bool) func(*line) bool { return func(l *line) bool { return !test(l) } }
+// access tests a record of a web server for a status with one of the sub-statuses.
+func access(status int, subStatuses ...int) func(*line) bool {
+	return func(l *line) bool {
+		return l.access != nil && l.access.Status == status && slices.Contains(subStatuses, l.access.SubStatus)
+	}
+}
 
 // refused tests an access line of a management point for a status with one of the sub-statuses.
 func refused(status int, subStatuses ...int) func(*line) bool {
@@ -234,15 +290,32 @@ func refused(status int, subStatuses ...int) func(*line) bool {
 
 var managementPointFolders = []string{"/sms_mp", "/ccm_", "/bgb", "/sms_"}
 
+const administration = "/adminservice"
+
 func ofManagementPoint(stem string) bool {
-	stem = strings.ToLower(stem)
-	return slices.ContainsFunc(managementPointFolders, func(folder string) bool { return strings.HasPrefix(stem, folder) })
+	return slices.ContainsFunc(managementPointFolders, func(folder string) bool {
+		return len(stem) >= len(folder) && strings.EqualFold(stem[:len(folder)], folder)
+	})
+}
+
+// ofAdministration tests for the path of the administration service.
+func ofAdministration(l *line) bool {
+	return l.access != nil && len(l.access.Stem) >= len(administration) && strings.EqualFold(l.access.Stem[:len(administration)], administration)
+}
+
+func filtered(l *line) bool {
+	r := l.access
+	return r != nil && ofManagementPoint(r.Stem) && (r.Status == http.StatusRequestEntityTooLarge || r.Status == http.StatusNotFound && r.SubStatus >= 4)
+}
+
+func propfindRefused(l *line) bool {
+	return l.access != nil && l.access.Status == http.StatusMethodNotAllowed && strings.EqualFold(l.access.Method, "PROPFIND")
 }
 
 func success(l *line) bool {
 	switch {
 	case l.access != nil:
-		return l.access.Status/100 == 2 && ofManagementPoint(l.access.Stem)
+		return l.access.Status/100 == 2 && (ofManagementPoint(l.access.Stem) || ofAdministration(l))
 	case l.event != nil:
 		return l.event.Status/100 == 2 && (l.event.Msg == "request answered" || l.event.Msg == "request forwarded")
 	}
@@ -251,17 +324,17 @@ func success(l *line) bool {
 
 // served tests for a line of the gateway's statistics.
 func served(l *line) bool {
-	return strings.HasPrefix(l.text, "RequestUri: ") && strings.Contains(l.text, "ResponseCount: ") && !strings.Contains(l.text, "ResponseCount: 0 ")
+	return strings.HasPrefix(l.low, "requesturi: ") && strings.Contains(l.low, "responsecount: ") && !strings.Contains(l.low, "responsecount: 0 ")
 }
 
 func events(messages ...string) func(*line) bool {
 	return func(l *line) bool { return l.event != nil && slices.Contains(messages, l.event.Msg) }
 }
 
-var statusNumber = regexp.MustCompile(`lpvStatusInformation is 0x([0-9a-fA-F]{1,8})\b`)
+var statusNumber = regexp.MustCompile(`lpvstatusinformation is 0x([0-9a-f]{1,8})\b`)
 
-func flags(text string) (uint64, bool) {
-	found := statusNumber.FindStringSubmatch(text)
+func flags(low string) (uint64, bool) {
+	found := statusNumber.FindStringSubmatch(low)
 	if found == nil {
 		return 0, false
 	}
@@ -270,38 +343,68 @@ func flags(text string) (uint64, bool) {
 
 func flagged(flag uint64) func(*line) bool {
 	return func(l *line) bool {
-		number, ok := flags(l.text)
+		number, ok := flags(l.low)
 		return ok && number&flag != 0
 	}
 }
 
-// network is a look for an error of WinHTTP by its number, its HRESULT or its name.
-func network(code catalog.Code, number, result, name string) look {
-	return look{mark: mark(code), any: []string{"Code=" + number + ",", result, "0x" + strings.ToUpper(result[2:]), name}}
+var (
+	gatewayWords = regexp.MustCompile(`ccm_proxy_|cloudapp|\bcmg|cmg\b|gateway|servicemetadata|aadauthinfo`)
+	hostWords    = regexp.MustCompile(`https?://|host=`)
+)
+
+// near is how many lines before an error the address may stand that it is about.
+const nearLines = 12
+
+// towardGateway says whether an error is about the way to a gateway: by the address in the line, or in one shortly before.
+// Without an address it is taken to be.
+func towardGateway(l *line) bool {
+	switch {
+	case gatewayWords.MatchString(l.low):
+		return true
+	case hostWords.MatchString(l.low) || managementPointWords.MatchString(l.low):
+		return false
+	case l.before != nil && l.number-l.before.number <= nearLines:
+		return gatewayWords.MatchString(l.before.low)
+	}
+	return true
 }
 
-var gatewayWords = regexp.MustCompile(`(?i)ccm_proxy_|cloudapp|\bcmg\b`)
+var managementPointWords = regexp.MustCompile(`management point|\bmp\b|\bmp[0-9a-z-]*\.|/sms_mp|/ccm_system|verwaltungspunkt|point de gestion`)
 
-func towardGateway(l *line) bool { return gatewayWords.MatchString(l.text) }
+// toward tests for a part of the address that an error is about.
+func toward(parts ...string) func(*line) bool {
+	return func(l *line) bool {
+		return containsAny(l.low, parts) || l.before != nil && l.number-l.before.number <= nearLines && containsAny(l.before.low, parts)
+	}
+}
 
-var notJoinedWords = regexp.MustCompile(`(?i)\b(WPJ|workplace join) cert[a-z]* *(isn't|is not|was not|not) (found|present)|AzureAdJoined *: *NO\b|device (isn't|is not) (AAD|Microsoft Entra|Azure AD) joined`)
+var notJoined = fits(`\b(wpj|workplace join) cert[a-z]* *(isn't|is not|was not|wasn't|not|could not be|cannot be) (found|present)|(no|find|get|locate|missing)( the| a)? (wpj|workplace join) cert|azureadjoined *: *no\b|` +
+	`device (isn't|is not|not) (aad|entra|microsoft entra|azure ad)[ -]joined`)
 
-func notJoined(l *line) bool { return notJoinedWords.MatchString(l.text) }
-
-var refusedStatus = regexp.MustCompile(`StatusCode= ?[45][0-9]{2} StatusText= ?(\S*)`)
+var refusedStatus = regexp.MustCompile(`statuscode= ?([45][0-9]{2})[ ,]+statustext= ?(\S*)`)
 
 // plainRefusal tests for a status of 400 or more without one of the texts of gateway and connection point.
 func plainRefusal(l *line) bool {
-	found := refusedStatus.FindStringSubmatch(l.text)
-	return found != nil && !strings.HasPrefix(found[1], "CMG")
+	found := refusedStatus.FindStringSubmatch(l.low)
+	return found != nil && !strings.HasPrefix(found[2], "cmg")
 }
 
-var setupEnd = regexp.MustCompile(`(?i)ccmsetup is exiting with return code (\d{1,10})`)
-
-func setupEnded(well bool) func(*line) bool {
+// refusedWith tests for such a status.
+func refusedWith(statuses ...string) func(*line) bool {
 	return func(l *line) bool {
-		found := setupEnd.FindStringSubmatch(l.text)
-		return found != nil && (found[1] == "0" || found[1] == "7") == well
+		found := refusedStatus.FindStringSubmatch(l.low)
+		return found != nil && !strings.HasPrefix(found[2], "cmg") && slices.Contains(statuses, found[1])
+	}
+}
+
+var setupEnd = regexp.MustCompile(`ccmsetup(?:\.exe)? (?:is exiting|exited|ended|wird beendet|se termine)[a-z ]*?(?:with return code|code|mit r.{1,3}ckgabecode|avec le code[a-z ]*?)[ :]*(-?\d{1,10}|0x[0-9a-f]{1,8})`)
+
+// setupEnded tests for the end of ccmsetup with one of the codes, or with any other than these.
+func setupEnded(with bool, codes ...string) func(*line) bool {
+	return func(l *line) bool {
+		found := setupEnd.FindStringSubmatch(l.low)
+		return found != nil && slices.Contains(codes, found[1]) == with
 	}
 }
 
@@ -333,16 +436,19 @@ var linkMessages = []string{"no gateway to connect to", "site state stream ended
 func troubled(l *line) bool {
 	switch {
 	case l.kind == clientLine:
-		return l.severity == logfile.Error
+		return l.severity == logfile.Error && !noTrouble.MatchString(l.low)
 	case l.event != nil:
 		return l.severity == logfile.Error
 	case l.access != nil:
 		return l.access.Status >= http.StatusInternalServerError && ofManagementPoint(l.access.Stem)
 	}
-	return slices.ContainsFunc(troubleWords, func(word string) bool { return strings.Contains(l.text, word) })
+	return containsAny(l.low, troubleWords) && !noTrouble.MatchString(l.low)
 }
 
-var troubleWords = []string{"ERROR", "Error", "error:", "xception", "Failed", "failed", "Erreur", "erreur", "Fehler", "fehlgeschlagen"}
+var troubleWords = []string{" error", "error ", "error:", "error=", "error(", "exception", "failed", "erreur", "fehler", "fehlgeschlagen", "chec de"}
+
+// noTrouble are sentences with such a word that say that there is none.
+var noTrouble = regexp.MustCompile(`\b(?:no|0|without|keine|ohne|aucune?|sans) (?:errors?|failed|failures?|fehler|erreurs?)\b|(?:errors?|failed|fehler|erreurs?)(?: code)?[ :=]+(?:0x0+|0)(?:[^0-9a-fx]|$)|error_success|if .* failed`)
 
 func hexadecimal(digits string) (n uint64) {
 	for _, digit := range strings.ToLower(digits) {

@@ -48,6 +48,7 @@ type Report struct {
 	Undecided []string // what was looked at and could not be decided
 
 	Looked []string // what was read, for a person
+	Events []Event  // the story in the order of time, for a picture
 }
 
 // MarshalJSON writes the report with lists that are never null.
@@ -109,21 +110,20 @@ func section[T any](w io.Writer, title string, items []T, text func(T) string) {
 
 // judge makes the report of a timeline. It is a pure function of it.
 func judge(t *timeline, notes []string) Report {
-	findings := t.findings()
-	kerberos, open := windowsAuth(t)
-	findings = append(findings, kerberos...)
-	findings = current(t, findings)
+	logons, open := refusedLogons(t)
+	findings := current(t, append(t.findings(logons), logons...))
 	report := Report{Looked: t.looked(), Undecided: slices.Clone(notes)}
 	active, past := divide(findings)
 	first := roots(active)
-	unknown := append(t.refusals(first), t.unknown()...)
+	unknown, recovered := t.recovered(append(t.refusals(first), t.unknown()...))
 	switch works := t.works(); {
 	case len(first) > 0:
 		report.blame(t, first[0], active)
-	case len(works) > 0 && len(unknown) == 0 && len(open) == 0:
-		report.healthy(works)
+	case len(works) > 0 && len(unknown)-recovered == 0 && t.enough(works, open):
+		report.healthy(works, len(open) > 0 || recovered > 0)
 	}
 	report.also(active, past)
+	report.harmless(t)
 	report.Undecided = append(report.Undecided, unknown...)
 	for _, l := range open {
 		report.undecided("%s: a client was asked to authenticate (401), and neither a 200 nor a second 401 follows; the log may end too early", place(&l))
@@ -137,6 +137,7 @@ func judge(t *timeline, notes []string) Report {
 		report.Undecided = append(report.Undecided, t.looked()...)
 		report.Remedy = nil
 	}
+	report.Events = t.events(&report, active, past, t.works())
 	return report
 }
 
@@ -145,7 +146,7 @@ func (r *Report) undecided(format string, arguments ...any) {
 }
 
 // findings turns marks into findings, one for each code.
-func (t *timeline) findings() []finding {
+func (t *timeline) findings(logons []finding) []finding {
 	var all []finding
 	for m, sightings := range t.seen {
 		code := catalog.Code(m)
@@ -153,8 +154,11 @@ func (t *timeline) findings() []finding {
 			continue
 		}
 		r := ruleOf(code)
-		if len(r.with) > 0 && !t.alone(r, sightings) {
+		if len(r.with) > 0 && !t.alone(r) && !slices.ContainsFunc(logons, func(f finding) bool { return slices.Contains(r.found, f.code) }) {
 			continue
+		}
+		if slices.Contains(selectionCodes[1:], code) {
+			continue // see certificateSelection
 		}
 		if code == catalog.SymptomServerNameMismatch && onlyBesideNumber(t, sightings) {
 			continue // the number decides; see disagreement
@@ -169,15 +173,8 @@ func (t *timeline) findings() []finding {
 }
 
 // alone says whether the lines of a symptom mean something here.
-func (t *timeline) alone(r rule, sightings []*sighting) bool {
-	for _, code := range r.with {
-		if len(t.seen[mark(code)]) > 0 {
-			return true
-		}
-	}
-	return slices.ContainsFunc(sightings, func(s *sighting) bool {
-		return r.lone != "" && slices.ContainsFunc(append(cut(s.lines), s.last), func(l line) bool { return strings.Contains(l.text, r.lone) })
-	})
+func (t *timeline) alone(r rule) bool {
+	return slices.ContainsFunc(r.with, func(code catalog.Code) bool { return len(t.seen[mark(code)]) > 0 })
 }
 
 func (t *timeline) finding(r rule, sightings []*sighting) finding {
@@ -201,7 +198,9 @@ func (t *timeline) finding(r rule, sightings []*sighting) finding {
 // same machine shows that it works.
 func current(t *timeline, findings []finding) (merged []finding) {
 	for _, f := range findings {
-		f.over = t.history(f)
+		if f.over == nil {
+			f.over = t.history(f)
+		}
 		if i := slices.IndexFunc(merged, func(m finding) bool { return m.code == f.code }); i >= 0 {
 			m := &merged[i]
 			m.lines = cut(append(m.lines, f.lines...))
@@ -261,7 +260,13 @@ const ownWindow = 5 * time.Minute
 // causes says whether one finding is why another is there.
 func causes(cause, effect *finding) bool {
 	r := ruleOf(effect.code)
+	if effect.because != "" {
+		return effect.because == cause.code
+	}
 	if slices.Contains(r.follows, cause.code) || slices.Contains(r.partOf, cause.code) {
+		return true
+	}
+	if r.weak > 0 && ruleOf(cause.code).weak < r.weak && severity(cause.code) != catalog.SeverityInfo && !slices.Contains(ruleOf(cause.code).follows, effect.code) {
 		return true
 	}
 	return r.own && ours(cause.code) && together(cause, effect)
@@ -318,10 +323,11 @@ func (r *Report) blame(t *timeline, root finding, active []finding) {
 	r.Remedy = steps(entry.Remedy)
 	r.prove(root.lines, 5)
 	for _, f := range consequences(root, active) {
-		if slices.Contains(ruleOf(f.code).partOf, root.code) || ours(root.code) {
+		part := slices.Contains(ruleOf(f.code).partOf, root.code) || f.because == root.code
+		if part || ours(root.code) {
 			r.prove(f.lines, 2)
 		}
-		if !slices.Contains(ruleOf(f.code).partOf, root.code) {
+		if !part {
 			r.prove(f.lines, 1)
 			r.Followed = append(r.Followed, fmt.Sprintf("%s %s, %s from %s", f.code, titleOf(f.code), times(f.count), place(&f.lines[0])))
 		}
@@ -329,6 +335,13 @@ func (r *Report) blame(t *timeline, root finding, active []finding) {
 	for _, s := range t.sightings(refusal) {
 		if l := s.lines[0]; explains(&root, &l) {
 			r.Followed = append(r.Followed, fmt.Sprintf("a device was refused, %s from %s: %s", times(s.count), place(&l), shown(l.text)))
+		}
+	}
+	for i := range root.lines {
+		for _, sentence := range t.elsewhere(&root.lines[i]) {
+			if !slices.Contains(r.Followed, sentence) && len(r.Followed) < 24 {
+				r.Followed = append(r.Followed, sentence)
+			}
 		}
 	}
 	if root.code == catalog.SymptomTokenLifetimeOver || slices.ContainsFunc(active, func(f finding) bool { return f.code == catalog.SymptomTokenLifetimeOver }) {
@@ -363,9 +376,55 @@ func (r *Report) prove(lines []line, most int) {
 	}
 }
 
-func (r *Report) healthy(works []finding) {
+// enough says whether what went well outweighs requests that were never answered: the last lines of a log always cut some
+// conversations in two.
+func (t *timeline) enough(works []finding, open []line) bool {
+	well := 0
+	for _, f := range t.files {
+		well += f.kinds[accessLine] / 5
+	}
+	for _, w := range works {
+		if mark(w.code) == firstLeg {
+			well += w.count / 2
+		}
+	}
+	return len(open) == 0 || well >= 4*len(open)
+}
+
+// harmless names what was seen and is no failure.
+func (r *Report) harmless(t *timeline) {
+	for m := range t.seen {
+		if entry, ok := catalog.Lookup(catalog.Code(m)); ok && entry.Severity == catalog.SeverityInfo && entry.Code != catalog.Healthy &&
+			!slices.ContainsFunc(r.Also, func(v Verdict) bool { return v.Code == entry.Code }) {
+			r.Also = append(r.Also, Verdict{entry.Code, entry.Title, Certain})
+		}
+	}
+	slices.SortStableFunc(r.Also, func(a, b Verdict) int { return cmp.Compare(a.Code, b.Code) })
+}
+
+// recovered says how many of the lines that nobody knows are history: when each log that has any shows later that its work goes on,
+// all of them are.
+func (t *timeline) recovered(unknown []string) ([]string, int) {
+	for _, f := range t.files {
+		for _, s := range []*sighting{f.seen[refusal], &f.unknown} {
+			if s == nil || s.count == 0 || !f.known() {
+				continue
+			}
+			goesOn := slices.ContainsFunc(t.sightings(working...), func(well *sighting) bool { return sameLog(&well.last, &s.last) && after(&well.last, &s.last) })
+			if !goesOn {
+				return unknown, 0
+			}
+		}
+	}
+	return unknown, len(unknown)
+}
+
+func (r *Report) healthy(works []finding, doubt bool) {
 	entry, _ := catalog.Lookup(catalog.Healthy)
 	r.Verdict = &Verdict{catalog.Healthy, entry.Title, Certain}
+	if doubt || len(works) == 1 && (mark(works[0].code) == fine || works[0].code == catalog.SymptomNoDeviceManagement) {
+		r.Verdict.Sure = Likely
+	}
 	r.Remedy = steps(entry.Remedy[:1])
 	for _, w := range works {
 		r.prove(w.lines, 2)
@@ -484,36 +543,6 @@ func (t *timeline) looked() (all []string) {
 	if other > 0 {
 		all = append(all, fmt.Sprintf("%s in which nothing is a line of a log that is known", number(other, "file")))
 	}
-	return all
-}
-
-// clockDifference is the least difference worth a word: a message takes some seconds on its way.
-const clockDifference = time.Minute
-
-// clocks compares the clocks of folders by the ids that they have in common.
-func (t *timeline) clocks() (all []string) {
-	differences := map[[2]string][]time.Duration{}
-	for _, folders := range t.ids {
-		for a, at := range folders {
-			for b, bt := range folders {
-				if a < b {
-					differences[[2]string{a, b}] = append(differences[[2]string{a, b}], bt.Sub(at))
-				}
-			}
-		}
-	}
-	for pair, spans := range differences {
-		slices.Sort(spans)
-		if middle := spans[len(spans)/2]; middle.Abs() >= clockDifference {
-			first, second := pair[0], pair[1]
-			if middle < 0 {
-				first, second = second, first
-			}
-			all = append(all, fmt.Sprintf("the clock of %s seems to be %s ahead of that of %s, by %s that both name; the order of their lines is doubtful",
-				printable(second), span(middle.Abs()), printable(first), number(len(spans), "id")))
-		}
-	}
-	slices.Sort(all)
 	return all
 }
 

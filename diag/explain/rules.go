@@ -16,29 +16,39 @@ type rule struct {
 	follows []catalog.Code
 	// partOf are the symptoms of which this one is only another sight: a line before, a line of another server.
 	partOf []catalog.Code
-	// with are the symptoms without one of which the lines mean nothing; the lines alone are named in lone.
-	with []catalog.Code
-	lone string
+	// with are the symptoms without one of which the lines mean nothing.
+	with  []catalog.Code
+	found []catalog.Code // ... or one of these, which several lines make
 	// over are marks after which, on the same machine, the symptom is history.
 	over []mark
+	// weak says that the symptom only tells that something ended badly: whatever else is there is the reason. The larger, the weaker.
+	weak int
 	// own says that a code of our own servers at the same time is the reason of this symptom.
 	own bool
 }
 
 // working are marks after which a client's way to its site works.
-var working = []mark{cached, replied, registered}
+var working = []mark{cached, replied, registered, delivered, downloaded, installed}
 
 // flagCodes are the reasons for which TLS fails.
 var flagCodes = []catalog.Code{
 	catalog.SymptomServerRootUntrusted, catalog.SymptomRevocationCheckFailed, catalog.SymptomServerNameMismatch, catalog.SymptomServerCertificateDate,
 	catalog.SymptomServerCertificateRevoked, catalog.SymptomServerCertificateInvalid, catalog.SymptomServerCertificateUse, catalog.SymptomTLSChannel,
+	catalog.SymptomTLSNumber, catalog.SymptomNoCRLCheckTooShort,
 }
+
+// numberedCodes are the flags that a number of its own stands for as well (E053).
+var numberedCodes = flagCodes[:8]
 
 // wayCodes are the reasons for which a client does not get through to its gateway.
 var wayCodes = append([]catalog.Code{
 	catalog.SymptomGatewayNameNotResolved, catalog.SymptomNameNotResolved, catalog.SymptomCannotConnect, catalog.SymptomConnectionLost,
 	catalog.SymptomInvalidAnswer, catalog.SymptomTLSFailed,
 }, flagCodes...)
+
+// selectionCodes are the reasons for which a connection point has no certificate to show.
+var selectionCodes = []catalog.Code{catalog.SymptomConnectorRevocationUnknown, catalog.SymptomNoClientCertificateLeft, catalog.SymptomNotAllowedCertificate,
+	catalog.SymptomNoPrivateKeyCertificate, catalog.SymptomNotClientAuthCertificate}
 
 // entraCodes are the reasons for which a tenant gives no token.
 var entraCodes = []catalog.Code{
@@ -61,82 +71,134 @@ var rules = []rule{
 	{code: catalog.SymptomInvalidAnswer, over: working, own: true},
 
 	{code: catalog.SymptomServerRootUntrusted, over: working, own: true},
-	{code: catalog.SymptomServerNameMismatch, over: working, own: true},
+	{code: catalog.SymptomNoCRLCheckTooShort, sure: Likely},
+	{code: catalog.SymptomServerNameMismatch, over: working, own: true, partOf: []catalog.Code{catalog.SymptomContentName}},
 	{code: catalog.SymptomServerCertificateDate, over: working, own: true},
 	{code: catalog.SymptomServerCertificateRevoked, over: working, own: true},
 	{code: catalog.SymptomServerCertificateInvalid, over: working, own: true},
 	{code: catalog.SymptomServerCertificateUse, over: working, own: true},
 	{code: catalog.SymptomTLSChannel, over: working, own: true},
-	{code: catalog.SymptomRevocationCheckFailed, partOf: []catalog.Code{catalog.SymptomServerRootUntrusted}, over: working, own: true},
+	{code: catalog.SymptomRevocationCheckFailed, partOf: []catalog.Code{catalog.SymptomServerRootUntrusted, catalog.SymptomNoCRLCheckTooShort}, over: working, own: true},
+	{code: catalog.SymptomTLSNumber, over: working, own: true, partOf: numberedCodes},
+	{code: catalog.SymptomOldTLSOfServer},
+	{code: catalog.SymptomFilteredOnTheWay, sure: Likely, over: working},
+	{code: catalog.SymptomMetered, sure: Likely, over: []mark{installed, registered}},
 	{code: catalog.SymptomTLSFailed, partOf: flagCodes, over: working, own: true},
 	{code: catalog.SymptomClientCertificateUnusable, over: working},
 
 	{code: catalog.SymptomProviderNotRegistered},
 	{code: catalog.SymptomVaultNameTaken},
-	{code: catalog.SymptomProvisionFailed, follows: []catalog.Code{catalog.SymptomProviderNotRegistered, catalog.SymptomVaultNameTaken}},
-	{code: catalog.SymptomRoleCertificateMissing, over: []mark{forwarded, usableCert}},
-	{code: catalog.SymptomConnectorCannotReachGateway, over: []mark{forwarded}},
+	{code: catalog.SymptomServiceNameForm},
+	{code: catalog.SymptomStorageNameTaken},
+	{code: catalog.SymptomResourceGroup},
+	{code: catalog.SymptomSizeNotOffered},
+	{code: catalog.SymptomNoRight},
+	{code: catalog.SymptomKeyNotExportable},
+	{code: catalog.SymptomFrameworkOld},
+	{code: catalog.SymptomConfigurationChange},
+	{code: catalog.SymptomStaleService},
+	{code: catalog.SymptomExtensionFailed},
+	{code: catalog.SymptomMaintenanceZone},
+	{code: catalog.SymptomSigningCertificate},
+	{code: catalog.SymptomStoppedByThreshold},
+	{code: catalog.SymptomConsoleSignIn},
+	{code: catalog.SymptomRenewalName},
+	{code: catalog.SymptomCannotConvert},
+	{code: catalog.SymptomProvisionFailed, weak: 1},
+	{code: catalog.SymptomRoleCertificateMissing, over: []mark{forwarded, usableCert, connected}},
+	{code: catalog.SymptomProxyRequired, over: []mark{forwarded, connected}},
+	{code: catalog.SymptomPortsUsedUp},
+	{code: catalog.SymptomConnectorCannotReachGateway, over: []mark{forwarded, connected}, follows: []catalog.Code{catalog.SymptomProxyRequired, catalog.SymptomPortsUsedUp}},
 
-	{code: catalog.SymptomNotJoined},
+	{code: catalog.SymptomCommandLineCut, sure: Likely},
+	{code: catalog.SymptomPropertySyntax, over: []mark{installed}, partOf: []catalog.Code{catalog.SymptomCommandLineCut}},
+	{code: catalog.SymptomAutomaticSite, sure: Likely},
+	{code: catalog.SymptomManagementPointWithToken, sure: Likely},
+	{code: catalog.SymptomPKISwitchOnJoined, sure: Likely},
+	{code: catalog.SymptomHTTPSPointsFiltered, sure: Likely, over: working, follows: []catalog.Code{catalog.SymptomPKISwitchOnJoined}},
+	{code: catalog.SymptomGatewayNotAllowed, sure: Likely, over: []mark{cached, replied}},
+	{code: catalog.SymptomTokenToolPassive},
+
+	{code: catalog.SymptomNotJoined, over: []mark{entraToken, registered, cached, installed}},
 	{code: catalog.SymptomTenantNotOnboarded, own: true, over: []mark{entraToken, entraAsking}, follows: wayCodes},
 	{code: catalog.SymptomEntraTenantUnknown, over: []mark{entraToken}},
 	{code: catalog.SymptomEntraResourceUnknown, over: []mark{entraToken}},
 	{code: catalog.SymptomEntraSecretExpired, over: []mark{entraToken}},
 	{code: catalog.SymptomEntraInteraction, over: []mark{entraToken}},
+	{code: catalog.SymptomConditionalAccess, over: []mark{entraToken}},
+	{code: catalog.SymptomUserUnknown, sure: Likely, over: []mark{registered}},
 	{code: catalog.SymptomDeviceTokenNotObtained, over: []mark{entraToken}, partOf: []catalog.Code{catalog.SymptomNoEntraToken},
-		follows: []catalog.Code{catalog.SymptomNotJoined, catalog.SymptomEntraTenantUnknown, catalog.SymptomEntraResourceUnknown, catalog.SymptomEntraSecretExpired, catalog.SymptomEntraInteraction}},
+		follows: []catalog.Code{catalog.SymptomNotJoined, catalog.SymptomEntraTenantUnknown, catalog.SymptomEntraResourceUnknown, catalog.SymptomEntraSecretExpired, catalog.SymptomEntraInteraction, catalog.SymptomConditionalAccess}},
 	{code: catalog.SymptomNoEntraToken, over: []mark{entraToken},
-		follows: []catalog.Code{catalog.SymptomNotJoined, catalog.SymptomEntraTenantUnknown, catalog.SymptomEntraResourceUnknown, catalog.SymptomEntraSecretExpired, catalog.SymptomEntraInteraction}},
+		follows: []catalog.Code{catalog.SymptomNotJoined, catalog.SymptomEntraTenantUnknown, catalog.SymptomEntraResourceUnknown, catalog.SymptomEntraSecretExpired, catalog.SymptomEntraInteraction, catalog.SymptomConditionalAccess}},
+	{code: catalog.SymptomTokenBlocked, own: true},
 	{code: catalog.SymptomTokenLifetimeOver, own: true},
+	{code: catalog.SymptomAllTokensRejected, own: true, sure: Likely},
+	{code: catalog.SymptomAwayTooLong, sure: Likely},
+	{code: catalog.SymptomMediaTokenExpired, sure: Likely},
+	{code: catalog.SymptomMediaKeyInformation},
 	{code: catalog.SymptomTokenAudienceUnknown, own: true},
 	{code: catalog.SymptomTokenLibraryMismatch},
 	{code: catalog.SymptomGatewayInvalidToken, over: []mark{cached}, own: true,
-		follows: []catalog.Code{catalog.SymptomTokenLifetimeOver, catalog.SymptomTokenBlocked, catalog.SymptomTokenAudienceUnknown}},
+		partOf:  []catalog.Code{catalog.SymptomAwayTooLong},
+		follows: []catalog.Code{catalog.SymptomTokenLifetimeOver, catalog.SymptomTokenBlocked, catalog.SymptomTokenAudienceUnknown, catalog.SymptomAllTokensRejected}},
 
-	{code: catalog.SymptomConnectorRevocationUnknown},
-	{code: catalog.SymptomNoClientCertificateLeft, over: []mark{usableCert}, own: true, follows: []catalog.Code{catalog.SymptomConnectorRevocationUnknown}},
-	{code: catalog.SymptomNotAllowedCertificate, over: []mark{usableCert}, partOf: []catalog.Code{catalog.SymptomNoClientCertificateLeft},
-		with: []catalog.Code{catalog.SymptomNoClientCertificateLeft}, lone: "root CA: 0"},
-	{code: catalog.SymptomNoPrivateKeyCertificate, over: []mark{usableCert}, partOf: []catalog.Code{catalog.SymptomNoClientCertificateLeft, catalog.SymptomNotAllowedCertificate},
-		with: []catalog.Code{catalog.SymptomNoClientCertificateLeft}, lone: "private key: 0"},
-	{code: catalog.SymptomNotClientAuthCertificate, over: []mark{usableCert}, partOf: []catalog.Code{catalog.SymptomNoClientCertificateLeft},
-		with: []catalog.Code{catalog.SymptomNoClientCertificateLeft}},
-	{code: catalog.SymptomClientCertificateRequired, own: true,
-		follows: []catalog.Code{catalog.SymptomNoClientCertificateLeft, catalog.SymptomConnectorRevocationUnknown}},
-	{code: catalog.SymptomConnectorClientCertificateRequired, own: true, partOf: []catalog.Code{catalog.SymptomClientCertificateRequired},
-		follows: []catalog.Code{catalog.SymptomNoClientCertificateLeft, catalog.SymptomConnectorRevocationUnknown}},
-	{code: catalog.SymptomConnectorForbidden, own: true},
-	{code: catalog.SymptomConnectorWebException, own: true,
+	{code: catalog.SymptomConnectorRevocationUnknown, over: []mark{forwarded}},
+	{code: catalog.SymptomIntermediateMissing, sure: Likely},
+	{code: catalog.SymptomNotAllowedCertificate, own: true, follows: []catalog.Code{catalog.SymptomConnectorRevocationUnknown}},
+	{code: catalog.SymptomNoPrivateKeyCertificate, own: true, follows: []catalog.Code{catalog.SymptomConnectorRevocationUnknown}},
+	{code: catalog.SymptomNotClientAuthCertificate, own: true, follows: []catalog.Code{catalog.SymptomConnectorRevocationUnknown}},
+	{code: catalog.SymptomNoClientCertificateLeft, own: true, follows: []catalog.Code{catalog.SymptomConnectorRevocationUnknown}},
+	{code: catalog.SymptomClientCertificateRequired, own: true, over: append([]mark{forwarded}, working...),
+		follows: selectionCodes},
+	{code: catalog.SymptomConnectorClientCertificateRequired, own: true, over: []mark{forwarded}, partOf: []catalog.Code{catalog.SymptomClientCertificateRequired},
+		follows: selectionCodes},
+	{code: catalog.SymptomConnectorForbidden, own: true, over: append([]mark{forwarded}, working...)},
+	{code: catalog.SymptomConnectorWebException, own: true, over: []mark{forwarded},
 		partOf: []catalog.Code{catalog.SymptomClientCertificateRequired, catalog.SymptomConnectorClientCertificateRequired, catalog.SymptomConnectorForbidden},
-		follows: []catalog.Code{catalog.SymptomNoClientCertificateLeft, catalog.SymptomConnectorRevocationUnknown, catalog.SymptomAccessClientCertificateMissing,
-			catalog.SymptomAccessHTTPSRequired, catalog.SymptomCertificateMappingDenied, catalog.SymptomCertificateUntrusted, catalog.SymptomCertificateOutOfDate}},
+		follows: append([]catalog.Code{catalog.SymptomAccessClientCertificateMissing,
+			catalog.SymptomAccessHTTPSRequired, catalog.SymptomCertificateMappingDenied, catalog.SymptomCertificateUntrusted, catalog.SymptomCertificateOutOfDate}, selectionCodes...)},
 
 	{code: catalog.SymptomAccessClientCertificateMissing, own: true,
 		partOf:  []catalog.Code{catalog.SymptomClientCertificateRequired, catalog.SymptomConnectorClientCertificateRequired},
-		follows: []catalog.Code{catalog.SymptomNoClientCertificateLeft, catalog.SymptomConnectorRevocationUnknown}},
+		follows: selectionCodes},
 	{code: catalog.SymptomAccessHTTPSRequired, own: true},
 	{code: catalog.SymptomCertificateMappingDenied, own: true},
 	{code: catalog.SymptomCertificateUntrusted, own: true},
 	{code: catalog.SymptomCertificateOutOfDate, own: true},
-	{code: catalog.SymptomDatabaseLogin},
-	{code: catalog.SymptomPostFailed500},
-	{code: catalog.SymptomBackendDown, own: true, over: []mark{forwarded}},
-	{code: catalog.SymptomConnectorInternalServerError, sure: Likely, own: true, partOf: []catalog.Code{catalog.SymptomTokenLibraryMismatch},
-		follows: []catalog.Code{catalog.SymptomDatabaseLogin, catalog.SymptomPostFailed500, catalog.SymptomBackendDown, catalog.SymptomTokenAudienceUnknown}},
-	{code: catalog.SymptomInboxSource},
+	{code: catalog.SymptomAccessLogonFailed, sure: Likely, own: true},
+	{code: catalog.SymptomRequestFiltered, sure: Likely, own: true},
+	{code: catalog.SymptomPropfindRefused, over: []mark{downloaded}},
+	{code: catalog.SymptomSetupPropfind, over: []mark{downloaded, installed}},
+	{code: catalog.SymptomManagementPointDown500, sure: Likely, follows: []catalog.Code{catalog.SymptomDatabaseLogin}},
+	{code: catalog.SymptomRoleCertificateAbsent, over: []mark{tested}},
+	{code: catalog.SymptomRoleCertificateAwaited, sure: Likely, over: []mark{tested}},
+	{code: catalog.SymptomDatabaseLogin, over: []mark{recorded, tested}},
+	{code: catalog.SymptomLocationDiscarded, follows: []catalog.Code{catalog.SymptomDatabaseLogin}},
+	{code: catalog.SymptomRuntimeNewer, over: []mark{installed}},
+	{code: catalog.SymptomSelfTest, weak: 1, over: []mark{tested}},
+	{code: catalog.SymptomReplyTooLong},
+	{code: catalog.SymptomDiscoveryDate},
+	{code: catalog.SymptomPostFailed500, over: []mark{replied, delivered}},
+	{code: catalog.SymptomBackendDown, own: true, over: []mark{forwarded}, follows: []catalog.Code{catalog.SymptomDatabaseLogin, catalog.SymptomManagementPointDown500}},
+	{code: catalog.SymptomConnectorInternalServerError, sure: Likely, own: true, over: append([]mark{forwarded}, working...), partOf: []catalog.Code{catalog.SymptomTokenLibraryMismatch},
+		follows: []catalog.Code{catalog.SymptomDatabaseLogin, catalog.SymptomPostFailed500, catalog.SymptomBackendDown, catalog.SymptomTokenAudienceUnknown, catalog.SymptomManagementPointDown500}},
+	{code: catalog.SymptomInboxSource, over: []mark{moved}},
 
-	{code: catalog.SymptomConnectorUnauthorized, own: true, over: []mark{cached},
+	{code: catalog.SymptomConnectorUnauthorized, own: true, over: []mark{cached}, partOf: []catalog.Code{catalog.SymptomManagementPointWithToken},
 		follows: []catalog.Code{catalog.SymptomTokenLifetimeOver, catalog.SymptomTokenAudienceUnknown}},
-	{code: catalog.SymptomNothingToAuthenticateWith, own: true, over: []mark{cached},
+	{code: catalog.SymptomNothingToAuthenticateWith, own: true, weak: 1, over: []mark{cached},
 		follows: slices.Concat([]catalog.Code{catalog.SymptomGatewayInvalidToken, catalog.SymptomConnectorUnauthorized, catalog.SymptomTokenLifetimeOver, catalog.SymptomConnectorInternalServerError}, wayCodes, entraCodes)},
-	{code: catalog.SymptomDownloadUnauthenticated, own: true, over: []mark{cached},
+	{code: catalog.SymptomDownloadUnauthenticated, own: true, weak: 1, over: []mark{cached},
 		follows: slices.Concat([]catalog.Code{catalog.SymptomNothingToAuthenticateWith, catalog.SymptomGatewayInvalidToken, catalog.SymptomConnectorUnauthorized,
 			catalog.SymptomTokenLifetimeOver, catalog.SymptomConnectorInternalServerError}, wayCodes, entraCodes)},
 
 	{code: catalog.SymptomClockSkew},
-	{code: catalog.SymptomTicketModified},
+	{code: catalog.SymptomNameOnUserAccount},
+	{code: catalog.SymptomTicketModified, follows: []catalog.Code{catalog.SymptomNameOnUserAccount}},
 	{code: catalog.SymptomServiceUnknown},
-	{code: catalog.SymptomNegotiateFailed, own: true, follows: append([]catalog.Code{catalog.SymptomNameNotResolved}, ticketCodes...)},
+	{code: catalog.SymptomKernelMode, sure: Likely, with: []catalog.Code{catalog.SymptomTicketModified}, found: []catalog.Code{catalog.SymptomNegotiateFailed}},
+	{code: catalog.SymptomNegotiateFailed, own: true, follows: append([]catalog.Code{catalog.SymptomNameNotResolved, catalog.SymptomKernelMode, catalog.SymptomNameOnUserAccount}, ticketCodes...)},
 
 	{code: catalog.SymptomRootNotInTrustList},
 	{code: catalog.SymptomClientCertificateExpired},
@@ -148,7 +210,30 @@ var rules = []rule{
 	{code: catalog.SymptomRegistrationReset, own: true, over: []mark{registered}},
 	{code: catalog.SymptomRegistrationPending, own: true, over: []mark{registered, mark(catalog.SymptomNotApproved)}},
 	{code: catalog.SymptomStateNotSaved},
+	{code: catalog.SymptomTrustedRootKey, sure: Likely},
+	{code: catalog.SymptomWeakSignature, sure: Likely},
+	{code: catalog.SymptomDeviceBlocked, sure: Likely},
+	{code: catalog.SymptomRecordBad},
+	{code: catalog.SymptomRegistrationQueue, sure: Likely, over: []mark{}},
 	{code: catalog.SymptomDuplicateIdentity, sure: Likely},
+	{code: catalog.SymptomSharedHardware, sure: Likely},
+	{code: catalog.SymptomConflictingRecord, sure: Likely},
+	{code: catalog.SymptomRecordObsolete, sure: Likely, follows: []catalog.Code{catalog.SymptomSharedHardware, catalog.SymptomConflictingRecord, catalog.SymptomDuplicateIdentity}},
+
+	{code: catalog.SymptomContentName},
+	{code: catalog.SymptomContentToken, sure: Likely, over: []mark{downloaded}, follows: wayCodes},
+	{code: catalog.SymptomContentRequest500, over: []mark{downloaded}},
+	{code: catalog.SymptomAlternateProvider, sure: Likely, over: []mark{downloaded}},
+	{code: catalog.SymptomNoCloudSource, sure: Likely, over: []mark{downloaded}},
+	{code: catalog.SymptomClientCrash},
+
+	{code: catalog.SymptomAdministrationDenied},
+	{code: catalog.SymptomAdministrationLogon, sure: Likely},
+	{code: catalog.SymptomODataArray},
+	{code: catalog.SymptomODataResponse, follows: []catalog.Code{catalog.SymptomAdministrationDenied, catalog.SymptomAdministrationLogon, catalog.SymptomODataArray}},
+	{code: catalog.SymptomTooManyRequests, sure: Likely},
+	{code: catalog.SymptomGatewayThrottled, weak: 1},
+	{code: catalog.SymptomSetupEnded, weak: 2, over: []mark{installed}},
 	{code: catalog.SymptomNotApproved, over: []mark{registered}, own: true, follows: append([]catalog.Code{catalog.SymptomNegotiateFailed}, ticketCodes...)},
 }
 
@@ -173,10 +258,9 @@ type finding struct {
 	last  line
 	count int
 	over  *line // what showed later that it is history
-}
 
-// extra are the findings that need more than lines with a mark.
-var extra = []func(*timeline) []finding{linkTroubles, disagreement, noEntraToken, tenantNotOnboarded, flipping}
+	because catalog.Code // of which it is another sight
+}
 
 // linkPatience is how long a link between roles may be down before that is a symptom: links end when a role stops.
 const linkPatience = time.Minute
@@ -209,7 +293,7 @@ func onlyBesideNumber(t *timeline, named []*sighting) bool {
 		for _, other := range t.sightings(flagNumber) {
 			number = number || sameLog(&other.last, &s.last)
 		}
-		inNumber := slices.ContainsFunc(s.lines, func(l line) bool { n, ok := flags(l.text); return ok && n&0x10 != 0 })
+		inNumber := slices.ContainsFunc(s.lines, func(l line) bool { n, ok := flags(l.low); return ok && n&0x10 != 0 })
 		if !number || inNumber {
 			return false
 		}

@@ -19,6 +19,7 @@ import (
 // Limits bound what one run reads and keeps.
 type Limits struct {
 	Files     int   // files read
+	Members   int   // entries of one archive
 	FileBytes int64 // of one file, after unpacking
 	Bytes     int64 // of all files
 	Line      int   // bytes of one line; the rest of a longer one is not looked at
@@ -29,7 +30,7 @@ type Limits struct {
 
 // DefaultLimits are enough for a site's logs and keep the memory bounded.
 func DefaultLimits() Limits {
-	return Limits{Files: 100_000, FileBytes: 16 << 30, Bytes: 64 << 30, Line: 64 << 10, Lines: 200_000_000, ZipRatio: 250, Kept: 20_000}
+	return Limits{Files: 100_000, Members: 100_000, FileBytes: 16 << 30, Bytes: 64 << 30, Line: 64 << 10, Lines: 200_000_000, ZipRatio: 250, Kept: 20_000}
 }
 
 // Standard input has this path, and this name in the report.
@@ -42,6 +43,7 @@ const (
 type source struct {
 	name  string // as the report shows it
 	named bool   // a person gave it by name, so that a report is owed
+	state string // changes when the file does; "" when that is not known
 	open  func() (io.ReadCloser, error)
 }
 
@@ -113,6 +115,8 @@ func (c *collector) folder(ctx context.Context, root string) {
 		case err != nil:
 			c.note("%s cannot be read: %v", path, reason(err))
 			return nil
+		case entry.Type().IsRegular() && isArchive(path) && !packed(path):
+			c.note("%s was not read: only zip archives are opened", filepath.ToSlash(path))
 		case entry.Type().IsRegular(): // links, pipes and devices of a folder are not followed
 			c.file(path, false)
 		}
@@ -127,7 +131,16 @@ func (c *collector) file(path string, named bool) {
 		c.archive(path)
 		return
 	}
-	c.add(source{name: filepath.ToSlash(path), named: named, open: func() (io.ReadCloser, error) { return os.Open(path) }})
+	c.add(source{name: filepath.ToSlash(path), named: named, state: stateOf(path), open: func() (io.ReadCloser, error) { return os.Open(path) }})
+}
+
+// stateOf is what of a file changes when it is written to.
+func stateOf(path string) string {
+	info, err := os.Stat(path)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d %d", info.Size(), info.ModTime().UnixNano())
 }
 
 func (c *collector) add(s source) {
@@ -157,7 +170,8 @@ func packed(path string) bool {
 	return err == nil && string(head[:]) == zipMagic
 }
 
-// archive adds the members of a zip archive. Their names are only shown: nothing is ever written.
+// archive adds the members of a zip archive. Their names are only shown: nothing is ever written. An archive inside an archive
+// is not opened, and that is said.
 func (c *collector) archive(path string) {
 	reader, err := zip.OpenReader(path)
 	if err != nil {
@@ -165,12 +179,32 @@ func (c *collector) archive(path string) {
 		return
 	}
 	c.closers = append(c.closers, reader)
-	for _, member := range reader.File {
-		if member.Mode().IsRegular() {
-			c.add(source{name: filepath.ToSlash(path) + "!" + member.Name, open: func() (io.ReadCloser, error) { return c.unpack(member) }})
+	state := stateOf(path)
+	for i, member := range reader.File {
+		name := filepath.ToSlash(path) + "!" + member.Name
+		switch {
+		case i >= c.limits.Members:
+			c.note("%s: %d of its %d entries were not read; %d is the limit", path, len(reader.File)-i, len(reader.File), c.limits.Members)
+			return
+		case member.FileInfo().IsDir():
+		case !member.Mode().IsRegular():
+			c.note("%s was not read: it is no file", name)
+		case member.Flags&1 != 0:
+			c.note("%s was not read: it is encrypted", name)
+		case isArchive(member.Name):
+			c.note("%s was not read: archives inside archives are not opened; unpack it and give it by itself", name)
+		default:
+			c.add(source{name: name, state: state, open: func() (io.ReadCloser, error) { return c.unpack(member) }})
 		}
 	}
 }
+
+// isArchive tells an archive by its name; one that hides is found not to be text.
+func isArchive(name string) bool {
+	return slices.Contains(archiveEndings, strings.ToLower(filepath.Ext(name)))
+}
+
+var archiveEndings = []string{".zip", ".7z", ".gz", ".tgz", ".tar", ".cab", ".rar", ".xz", ".bz2", ".zst"}
 
 // errBomb ends the reading of a member that unpacks to far more than it is.
 var errBomb = errors.New("unpacks to far more than a log would")
@@ -236,6 +270,7 @@ func sniff(head []byte) (decoder, bool) {
 	if strings.HasPrefix(string(head), zipMagic) {
 		return nil, false
 	}
+	head = withoutGaps(head)
 	var zeros [2]int
 	other := 0
 	for i, b := range head {
@@ -253,5 +288,27 @@ func sniff(head []byte) (decoder, bool) {
 	case half >= 4 && zeros[0]*10 > half*6 && zeros[1]*10 < half*2:
 		return bigEndian, true
 	}
-	return nil, (zeros[0]+zeros[1]+other)*10 <= len(head)*3 // a log torn by a crash has zero bytes too, a database has many
+	if other == 0 && len(head) < len(gap) { // next to nothing: what follows will tell
+		return nil, true
+	}
+	return nil, (zeros[0]+zeros[1]+other)*10 <= len(head)*3
+}
+
+// gap is a run of zero bytes as a crash leaves it in a log.
+var gap = make([]byte, 64)
+
+// withoutGaps leaves out what a crash left; an empty file stays empty and is a log without lines.
+func withoutGaps(head []byte) []byte {
+	if len(head) == 0 {
+		return []byte{'\n'}
+	}
+	head = bytes.TrimRight(head, "\x00")
+	if !bytes.Contains(head, gap) {
+		return head
+	}
+	var rest []byte
+	for _, part := range bytes.Split(head, gap) {
+		rest = append(rest, bytes.Trim(part, "\x00")...)
+	}
+	return rest
 }

@@ -1,14 +1,14 @@
 package explain
 
 import (
+	"bytes"
 	"cmp"
-	"iter"
 	"maps"
-	mathbits "math/bits"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"postern/catalog"
@@ -18,24 +18,33 @@ import (
 // each file, not all lines, so that its size does not depend on the size of the logs.
 type timeline struct {
 	limits   Limits
-	files    []*logFile
+	files    []*logFile           // in the order of their names
 	seen     map[mark][]*sighting // in the order of the files
-	attempts map[string][]attempt // of Windows authentication, what is not answered in its own file, by client
-	kept     int                  // attempts kept
+	attempts map[string][]attempt // of authentication, what is not answered in its own file, by client
 	links    map[string]*linkTrouble
-	ids      map[string]map[string]time.Time // message and client ids: when each folder first has one
-	ended    []logLife                       // tokens met after their end
+	ids      map[string]map[string]meeting // message ids: where each folder first has one
+	offsets  map[string]time.Duration      // how far the clock of a folder is ahead
+	ended    []logLife                     // tokens met after their end
 	assigned []assignment
 }
 
-// logFile is what is known of one file.
+// logFile is what one file says.
 type logFile struct {
 	name        string
 	lines       int
-	kinds       map[kind]int
+	kinds       [len(kindNames)]int
 	marks       int
 	first, last time.Time
 	unknown     sighting // lines that look like failures and that no rule knows
+	seen        map[mark]*sighting
+	attempts    map[string][]attempt
+	links       map[catalog.Code]*linkTrouble
+	linked      bool
+	ids         map[string]meeting
+	ended       []logLife
+	assigned    []assignment
+	long        int      // lines that were longer than a record may be
+	notes       []string // what of it could not be read
 }
 
 // known says whether the file is a log that could be read.
@@ -48,6 +57,9 @@ type sighting struct {
 	lines []line // the first of them
 	last  line
 	count int
+
+	pending []byte // the last line, not parsed yet
+	number  int
 }
 
 const sightingLines = 8
@@ -56,8 +68,11 @@ func (s *sighting) add(l line) {
 	if s.count++; len(s.lines) < sightingLines {
 		s.lines = append(s.lines, l)
 	}
-	s.last = l
+	s.last, s.number = l, 0
 }
+
+// full says that no more lines of the mark are kept but the last one.
+func (s *sighting) full() bool { return s != nil && len(s.lines) == sightingLines }
 
 // linkTrouble is a link of a role that is down: since when, until when it was said to be.
 type linkTrouble struct {
@@ -71,47 +86,334 @@ type assignment struct {
 	l  line
 }
 
-func newTimeline(limits Limits) *timeline {
-	return &timeline{limits: limits, seen: map[mark][]*sighting{}, attempts: map[string][]attempt{}, links: map[string]*linkTrouble{}, ids: map[string]map[string]time.Time{}}
-}
-
-// begin starts a file; lines of it follow in their order.
-func (t *timeline) begin(name string) *observer {
-	f := &logFile{name: name, kinds: map[kind]int{}}
-	t.files = append(t.files, f)
-	return &observer{timeline: t, file: f, marks: map[mark]*sighting{}, open: map[string][]attempt{}}
-}
-
-// observer takes the lines of one file.
-type observer struct {
-	timeline *timeline
-	file     *logFile
-	marks    map[mark]*sighting
-	open     map[string][]attempt
-	lifetime lifetimeParts
-}
-
-func (o *observer) observe(l line) {
-	f := o.file
-	f.lines++
-	f.kinds[l.kind]++
-	if !l.time.IsZero() {
-		if f.first.IsZero() || l.time.Before(f.first) {
-			f.first = l.time
+// merge makes the timeline of files. The files stay as they are, so that they can be merged again.
+func merge(limits Limits, files []*logFile) *timeline {
+	t := &timeline{limits: limits, seen: map[mark][]*sighting{}, attempts: map[string][]attempt{}, links: map[string]*linkTrouble{}, ids: map[string]map[string]meeting{}}
+	t.files = slices.SortedStableFunc(slices.Values(files), func(a, b *logFile) int { return cmp.Compare(a.name, b.name) })
+	for _, f := range t.files {
+		for m, s := range f.seen {
+			t.seen[m] = append(t.seen[m], s)
 		}
-		if l.time.After(f.last) {
-			f.last = l.time
+		for client, attempts := range f.attempts {
+			t.attempts[client] = append(t.attempts[client], attempts...)
+		}
+		t.mergeLinks(f)
+		for id, at := range f.ids {
+			t.meet(id, folderOf(f.name), at)
+		}
+		t.ended = append(t.ended, f.ended...)
+		t.assigned = append(t.assigned, f.assigned...)
+	}
+	t.correct()
+	return t
+}
+
+func (t *timeline) mergeLinks(f *logFile) {
+	log := generations(f.name) + "\n"
+	if f.linked {
+		for key := range t.links {
+			if strings.HasPrefix(key, log) {
+				delete(t.links, key)
+			}
 		}
 	}
+	for code, trouble := range f.links {
+		whole := &linkTrouble{code: code}
+		if before := t.links[log+string(code)]; before != nil {
+			whole.lines = before.lines
+		}
+		whole.lines.lines = cut(slices.Concat(whole.lines.lines, trouble.lines.lines))
+		whole.lines.last = trouble.lines.last
+		whole.lines.count += trouble.lines.count
+		t.links[log+string(code)] = whole
+	}
+}
+
+// meeting is the first line of a file, or of a folder, with an id.
+type meeting struct {
+	at   time.Time
+	line string // its place
+}
+
+// meet keeps where a folder first has an id, so that the clocks of machines can be compared by what they have in common.
+func (t *timeline) meet(id, folder string, m meeting) {
+	if t.ids[id] == nil {
+		t.ids[id] = map[string]meeting{}
+	}
+	if first, ok := t.ids[id][folder]; !ok || m.at.Before(first.at) {
+		t.ids[id][folder] = m
+	}
+}
+
+// observer takes the records of one file.
+type observer struct {
+	limits   Limits
+	file     *logFile
+	open     map[string][]attempt
+	kept     int
+	lifetime lifetimeParts
+	columns  *accessColumns
+	cells    cells
+	found    candidates
+	address  *line  // the last line with an address of an HTTP request
+	listing  bool   // what follows is a listing of the directory
+	refused  int    // open refusals on paths that need no logon
+	tail     []byte // a copy of the last record that may have a time
+}
+
+func newObserver(name string, limits Limits) *observer {
+	return &observer{limits: limits, open: map[string][]attempt{}, file: &logFile{name: name, seen: map[mark]*sighting{}, attempts: map[string][]attempt{},
+		links: map[catalog.Code]*linkTrouble{}, ids: map[string]meeting{}}}
+}
+
+// record takes the next record of the file. What no anchor is in is counted and not looked at again.
+func (o *observer) record(raw []byte, number int) {
+	raw = trimmed(raw)
+	if len(raw) == 0 {
+		return
+	}
+	o.file.lines++
+	o.found = candidates{}
+	k := kindOf(raw)
+	switch {
+	case raw[0] == '#' && o.directive(raw):
+		o.file.lines--
+		return
+	case k == accessLine && o.request(raw, number):
+		return
+	}
+	m := theMatcher()
+	m.find(raw, &o.found)
+	if k == clientLine {
+		o.found.remove(&m.words)
+	}
+	if k == accessLine { // a date, and no record of a web server that a rule could use at once
+		k = plainLine
+	}
+	timed := k != plainLine
+	if o.found.none() && !o.listing && (k == clientLine && bytes.Count(raw, clientStart) == 1 || k == serverLine || k == eventLine || k == plainLine && !fragmentLike(raw)) {
+		o.file.kinds[k]++
+		o.keepTime(raw, number, timed)
+		return
+	}
+	if (k == clientLine || k == serverLine) && o.saturated(raw, number, k) {
+		return
+	}
+	all := fromRecord(o.file.name, number, raw)
+	for _, l := range all {
+		if len(all) == 1 && !o.listing {
+			o.observe(l, &o.found)
+			continue
+		}
+		o.observe(l, nil)
+	}
+}
+
+// keepTime notes the first time of the file, and what to read the last one from.
+func (o *observer) keepTime(raw []byte, number int, timed bool) {
+	if !timed {
+		return
+	}
+	if o.file.first.IsZero() {
+		for _, l := range fromRecord(o.file.name, number, raw) {
+			o.span(l.time)
+		}
+		return
+	}
+	o.tail = append(o.tail[:0], raw[:min(len(raw), 8<<10)]...)
+	if len(raw) > 8<<10 {
+		o.tail = append(o.tail[:0], raw[len(raw)-8<<10:]...)
+	}
+}
+
+func (o *observer) span(at time.Time) {
+	f := o.file
+	if at.IsZero() {
+		return
+	}
+	if f.first.IsZero() || at.Before(f.first) {
+		f.first = at
+	}
+	if at.After(f.last) {
+		f.last = at
+	}
+}
+
+// saturated takes a record whose every mark has enough lines: only the last one is of interest, and it is parsed when the file
+// ends.
+func (o *observer) saturated(raw []byte, number int, k kind) bool {
+	trouble, needed := false, false
+	o.found.each(func(i int) {
+		m := looks[i].mark
+		trouble = trouble || m == troubleLine || m == troubleWord
+		needed = needed || !looks[i].enough || !o.file.seen[m].full()
+	})
+	if !trouble && !needed { // nothing but more of what went well
+		o.file.kinds[k]++
+		o.file.marks++
+		o.keepTime(raw, number, true)
+		return true
+	}
+	if trouble && namesOwnCode(raw) {
+		return false
+	}
+	l := line{file: o.file.name, number: number, kind: k}
+	switch {
+	case k == serverLine:
+		l.text = string(raw[:bytes.LastIndex(raw, serverMark)])
+	case bytes.Count(raw, clientStart) == 1:
+		l.text = string(raw[len(recordStart) : len(recordStart)+bytes.Index(raw[len(recordStart):], clientEnd)])
+	default:
+		return false
+	}
+	l.low, l.component = lower(l.text), componentOf(raw, k)
+	full := true
+	var matching [4]*sighting
+	n := 0
+	o.found.each(func(i int) {
+		look := &looks[i]
+		if !full || look.enough && o.file.seen[look.mark].full() || look.mark == message && o.met(raw) || !look.matches(&l) {
+			return
+		}
+		s := o.file.seen[look.mark]
+		if full = look.plain && s.full() && n < len(matching); full {
+			matching[n] = s
+			n++
+		}
+	})
+	if !full || trouble && n == 0 {
+		return false
+	}
+	if strings.Contains(l.low, "url=http") {
+		o.address = &l
+	}
+	for _, s := range matching[:n] {
+		s.count++
+		s.pending, s.number = append(s.pending[:0], raw...), number
+	}
+	o.file.kinds[k]++
+	o.file.marks += min(n, 1)
+	o.keepTime(raw, number, true)
+	return true
+}
+
+// namesOwnCode says whether a record may name a code of ours.
+func namesOwnCode(raw []byte) bool {
+	for at := bytes.IndexByte(raw, 'P'); at >= 0 && at+3 < len(raw); {
+		if raw[at+1]-'0' < 10 && raw[at+2]-'0' < 10 && raw[at+3]-'0' < 10 {
+			return true
+		}
+		next := bytes.IndexByte(raw[at+1:], 'P')
+		if next < 0 {
+			return false
+		}
+		at += 1 + next
+	}
+	return false
+}
+
+// componentOf cuts the component out of a framed record.
+func componentOf(raw []byte, k kind) string {
+	begin, end := []byte(` component="`), byte('"')
+	if k == serverLine {
+		begin, end = serverMark, '>'
+	}
+	at := bytes.LastIndex(raw, begin)
+	if at < 0 {
+		return ""
+	}
+	rest := raw[at+len(begin):]
+	if size := bytes.IndexByte(rest, end); size >= 0 {
+		return string(rest[:size])
+	}
+	return ""
+}
+
+// idsKept is how many ids of one file are kept: enough to compare its clock with another's.
+const idsKept = 4000
+
+// met says whether a record that names a message tells nothing new of it.
+func (o *observer) met(raw []byte) bool {
+	if len(o.file.ids) >= idsKept {
+		return true
+	}
+	at := bytes.IndexByte(raw, '-')
+	for ; at >= 0 && at < len(raw); at++ {
+		if begin := at - 8; begin >= 0 && begin+36 <= len(raw) && raw[at] == '-' && raw[begin+13] == '-' && raw[begin+18] == '-' && raw[begin+23] == '-' {
+			_, known := o.file.ids[string(bytes.ToUpper(raw[begin:begin+36]))]
+			return known
+		}
+		next := bytes.IndexByte(raw[at+1:], '-')
+		if next < 0 {
+			return false
+		}
+		at += next
+	}
+	return false
+}
+
+// fragmentLike says whether a plain line may be a quoted access record, or hold another record.
+func fragmentLike(raw []byte) bool {
+	return bytes.Contains(raw, fragmentMark) || bytes.Contains(raw, clientStart) || bytes.IndexByte(raw, '\r') >= 0
+}
+
+var fragmentMark = []byte(" /")
+
+func (o *observer) directive(raw []byte) bool {
+	if bytes.HasPrefix(raw, fieldsDirective) {
+		if names := strings.Fields(string(raw[len(fieldsDirective):])); len(names) > 0 && len(names) <= mostFields {
+			o.columns = columnsOf(names)
+		}
+		return true
+	}
+	name, _, found := bytes.Cut(raw, []byte(":"))
+	return found && slices.Contains(directives, string(name))
+}
+
+// directives of the W3C extended log file format.
+var directives = []string{"#Software", "#Version", "#Date", "#Start-Date", "#End-Date", "#Remark"}
+
+// request takes a line of a web server's log. A request that was answered as it should be is counted, and the first of them
+// are kept.
+func (o *observer) request(raw []byte, number int) bool {
+	if !o.cells.of(raw) {
+		return false
+	}
+	where := o.cells.columns(o.columns)
+	if where == nil {
+		return false
+	}
+	status, stem := o.cells.number(where.code), o.cells.at(where.stem)
+	if status < 400 && o.refused == 0 && !begins(stem, windowsAuthFolder) && !begins(stem, administration) && !begins(stem, windowsAuthData) &&
+		(status/100 != 2 || o.file.seen[answered].full() || !ofManagementPoint(string(stem))) {
+		o.file.kinds[accessLine]++
+		o.keepTime(raw, number, true)
+		return true
+	}
+	record, ok := o.cells.record(where)
+	if !ok {
+		return false
+	}
+	o.observe(line{file: o.file.name, number: number, kind: accessLine, time: record.Time, text: string(raw), access: &record}, nil)
+	return true
+}
+
+// observe takes a line, and the looks that may match it where they are known.
+func (o *observer) observe(l line, found *candidates) {
+	f := o.file
+	f.kinds[l.kind]++
+	o.span(l.time)
+	l.before = o.address
 	o.handshake(l)
 	marked := o.own(l)
-	for i := range o.looks(&l) {
-		if k := &looks[i]; k.matches(&l) {
+	o.each(&l, found, func(k *look) {
+		if k.matches(&l) {
 			o.mark(k.mark, l)
-			marked = true
+			marked = marked || k.mark != serverError
+			o.listing = o.listing || k.mark == listing
 		}
-	}
-	o.lifetime.observe(o.timeline, &l)
+	})
+	o.lifetime.observe(f, &l)
 	switch {
 	case marked:
 		f.marks++
@@ -119,37 +421,46 @@ func (o *observer) observe(l line) {
 	case troubled(&l):
 		f.unknown.add(l)
 	}
-}
-
-// looks yields the looks that may match a line.
-func (o *observer) looks(l *line) iter.Seq[int] {
-	return func(yield func(int) bool) {
-		m := theMatcher()
-		if l.access != nil { // what a request is called is not what the server says
-			for _, i := range m.always {
-				if !yield(i) {
-					return
-				}
-			}
-			return
-		}
-		found := m.find(l.text)
-		for word, bits := range found {
-			for ; bits != 0; bits &= bits - 1 {
-				if !yield(word<<6 | mathbits.TrailingZeros64(bits)) {
-					return
-				}
-			}
-		}
+	if strings.Contains(l.low, "url=http") || strings.Contains(l.low, "host=") && strings.Contains(l.low, "path=") {
+		o.address = &line{file: l.file, number: l.number, time: l.time, text: l.text, low: l.low}
 	}
 }
 
+// each calls act with the looks that may match a line.
+func (o *observer) each(l *line, found *candidates, act func(*look)) {
+	if l.access != nil { // what a request is called is not what the server says
+		for _, i := range requestLooks() {
+			act(&looks[i])
+		}
+		return
+	}
+	if found == nil {
+		m := theMatcher()
+		found = &candidates{}
+		if o.listing {
+			*found = m.always
+		}
+		m.find([]byte(l.text), found)
+	}
+	found.each(func(i int) { act(&looks[i]) })
+}
+
+// requestLooks are the looks for records of a web server, in the order of the table.
+var requestLooks = sync.OnceValue(func() (all []int) {
+	for i := range looks {
+		if looks[i].request {
+			all = append(all, i)
+		}
+	}
+	return all
+})
+
 func (o *observer) mark(m mark, l line) {
-	s := o.marks[m]
+	f := o.file
+	s := f.seen[m]
 	if s == nil {
 		s = &sighting{}
-		o.marks[m] = s
-		o.timeline.seen[m] = append(o.timeline.seen[m], s)
+		f.seen[m] = s
 	}
 	if n := len(s.lines); n > 0 && s.last.number == l.number && s.last.text == l.text { // one line, one sighting
 		return
@@ -159,11 +470,8 @@ func (o *observer) mark(m mark, l line) {
 		o.assign(l)
 	}
 	if m == linked {
-		for key := range o.timeline.links {
-			if strings.HasPrefix(key, generations(o.file.name)+"\n") {
-				delete(o.timeline.links, key)
-			}
-		}
+		f.linked = true
+		clear(f.links)
 	}
 }
 
@@ -177,24 +485,45 @@ func (o *observer) own(l line) bool {
 		o.mark(mark(code), l)
 		return true
 	}
-	key := generations(o.file.name) + "\n" + string(code)
-	if o.timeline.links[key] == nil {
-		o.timeline.links[key] = &linkTrouble{code: code}
+	if o.file.links[code] == nil {
+		o.file.links[code] = &linkTrouble{code: code}
 	}
-	o.timeline.links[key].lines.add(l)
+	o.file.links[code].lines.add(l)
 	return true
 }
 
 // end closes the file: what was not answered in it may be answered in another.
-func (o *observer) end() {
+func (o *observer) end() *logFile {
+	f := o.file
+	for _, s := range f.seen {
+		if s.number > 0 {
+			for _, l := range fromRecord(f.name, s.number, s.pending) {
+				s.last = l
+			}
+			s.pending, s.number = nil, 0
+		}
+	}
 	for _, client := range slices.Sorted(maps.Keys(o.open)) {
 		for _, a := range o.open[client] {
-			if o.timeline.kept < o.timeline.limits.Kept {
-				o.timeline.kept++
-				o.timeline.attempts[client] = append(o.timeline.attempts[client], a)
+			if o.kept < o.limits.Kept {
+				o.kept++
+				f.attempts[client] = append(f.attempts[client], a)
 			}
 		}
 	}
+	if len(o.tail) > 0 {
+		var last time.Time
+		if o.cells.of(o.tail) && kindOf(o.tail) == accessLine {
+			if where := o.cells.columns(o.columns); where != nil {
+				record, _ := o.cells.record(where)
+				last = record.Time
+			}
+		} else if all := fromRecord(f.name, 0, o.tail); len(all) > 0 {
+			last = all[len(all)-1].time
+		}
+		o.span(last)
+	}
+	return f
 }
 
 // guids returns the first ids in a text, in upper case, at most so many.
@@ -235,19 +564,14 @@ func isGUID(text string) bool {
 	return true
 }
 
-// identify keeps when a folder first has an id, so that the clocks of machines can be compared by what they have in common.
+// identify keeps when the file first has an id.
 func (o *observer) identify(l line) {
-	t := o.timeline
-	if l.time.IsZero() || len(t.ids) >= t.limits.Kept {
+	if l.time.IsZero() || len(o.file.ids) >= min(idsKept, o.limits.Kept) {
 		return
 	}
 	for _, id := range ids(&l) {
-		if t.ids[id] == nil {
-			t.ids[id] = map[string]time.Time{}
-		}
-		folder := path.Dir(l.file)
-		if at, ok := t.ids[id][folder]; !ok || l.time.Before(at) {
-			t.ids[id][folder] = l.time
+		if first, ok := o.file.ids[id]; !ok || l.time.Before(first.at) {
+			o.file.ids[id] = meeting{l.time, place(&l)}
 		}
 	}
 }
@@ -260,15 +584,24 @@ func ids(l *line) []string {
 		}
 		return []string{strings.ToUpper(l.event.Message)}
 	}
-	if l.access != nil {
+	if l.access != nil || !containsAny(l.low, idWords) {
 		return nil
 	}
-	return guids(l.text, 4)
+	all := guids(l.text, 4)
+	if strings.Contains(l.low, "registration request") { // the id is of a client and not of a message
+		for i := range all {
+			all[i] = "registration of " + all[i]
+		}
+	}
+	return all
 }
 
+// idWords are in lines whose ids are of a message, or of one registration.
+var idWords = []string{"message", "registration request"}
+
 func (o *observer) assign(l line) {
-	if id := guids(l.text, 1); len(id) > 0 && len(o.timeline.assigned) < o.timeline.limits.Kept {
-		o.timeline.assigned = append(o.timeline.assigned, assignment{id[0], l})
+	if id := guids(l.text, 1); len(id) > 0 && len(o.file.assigned) < o.limits.Kept {
+		o.file.assigned = append(o.file.assigned, assignment{id[0], l})
 	}
 }
 
@@ -335,7 +668,7 @@ var (
 	currentTime = regexp.MustCompile(`Current time: '([0-9/]{8,10} [0-9:]{8})'`)
 )
 
-func (p *lifetimeParts) observe(t *timeline, l *line) {
+func (p *lifetimeParts) observe(t *logFile, l *line) {
 	if l.access != nil || !strings.Contains(l.text, ": '") || len(t.ended) >= sightingLines {
 		return
 	}
