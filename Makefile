@@ -2,7 +2,7 @@
 
 GO      ?= go
 FUZZ    ?= 5s
-PACKAGES = postgresql openssl gcc libc6-dev krb5-kdc krb5-admin-server krb5-user curl python3-gssapi node=nodejs npm=npm
+PACKAGES = postgresql openssl gcc libc6-dev krb5-kdc krb5-admin-server krb5-user curl python3-gssapi ip=iproute2 chromium=chromium node=nodejs npm=npm
 
 # The certified OpenID provider that tests compare with, from npm.
 PROVIDER = internal/issuer/conformance/testdata

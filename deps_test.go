@@ -44,12 +44,15 @@ client/kerberos | client vocabulary           | any                            |
 client/entra    | client vocabulary           | any                            | database/sql
 diag            | client vocabulary           | any                            | database/sql
 diag/kerberos   | diag client vocabulary      | any                            | database/sql
+diag/analyze    | diag client vocabulary      | any                            | database/sql
+diag/preflight  | diag diag/analyze client vocabulary | any                            | database/sql
 console         | site diag vocabulary        | any                            | database/sql
 internal/role   | all                         | any                            |
 internal/realms | catalog                     | any                            |
 internal/issuer | proof token catalog         | any                            |
 internal/authority | catalog                  | any                            |
 internal/lab    | all                         | any                            |
+internal/swarm  | all                         | any                            |
 cmd/postern     | all                         | any                            |
 bench           | all                         | any                            |
 `

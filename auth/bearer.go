@@ -68,12 +68,16 @@ type BearerConfig struct {
 	MutualTLS bool
 	// Cloud judges tokens of tenants; nil means that none is onboarded.
 	Cloud Cloud
+	// Nonces are for proofs of devices whose clock is wrong; nil means that proofs are
+	// judged by their own time alone.
+	Nonces token.Nonces
 }
 
 // Bearer reads tokens of the site from requests. It is safe for concurrent use.
 type Bearer struct {
 	config BearerConfig
 	cache  *cache
+	keys   *token.ProofKeys
 }
 
 // NewBearer returns a Bearer.
@@ -84,7 +88,7 @@ func NewBearer(config BearerConfig) *Bearer {
 	if config.CacheSize == 0 {
 		config.CacheSize = 10_000
 	}
-	return &Bearer{config: config, cache: newCache(config.CacheSize)}
+	return &Bearer{config: config, cache: newCache(config.CacheSize), keys: token.NewProofKeys(max(config.CacheSize, 2))}
 }
 
 // credential is a token as it came, with the claims that it was found to have.
@@ -117,7 +121,7 @@ func (b *Bearer) Proof(r *http.Request, accept ...token.Kind) (proof.Proof, erro
 	if err != nil {
 		return proof.Proof{}, err
 	}
-	p, err := token.VerifyProof(proofRaw, r.Method, raw, now)
+	p, err := token.VerifyProofKnown(proofRaw, r.Method, raw, now, b.config.Nonces, b.keys)
 	if err != nil {
 		return proof.Proof{}, err
 	}
@@ -135,7 +139,7 @@ func (b *Bearer) Possession(r *http.Request, key proof.KeyThumbprint) error {
 	if err != nil {
 		return err
 	}
-	p, err := token.VerifyProof(raw, r.Method, "", b.config.Now())
+	p, err := token.VerifyProofKnown(raw, r.Method, "", b.config.Now(), b.config.Nonces, b.keys)
 	if err != nil {
 		return err
 	}
@@ -273,7 +277,7 @@ func (b *Bearer) withCloud(r *http.Request, raw string, now time.Time) (proof.Pr
 	if err != nil {
 		return proof.Proof{}, err
 	}
-	p, err := token.VerifyProof(proofRaw, r.Method, raw, now)
+	p, err := token.VerifyProofKnown(proofRaw, r.Method, raw, now, b.config.Nonces, b.keys)
 	if err != nil {
 		return proof.Proof{}, err
 	}
@@ -289,7 +293,7 @@ func (b *Bearer) withCloud(r *http.Request, raw string, now time.Time) (proof.Pr
 // refuseBearer tells a token of ours, which lacks its proof, from a foreign one.
 func (b *Bearer) refuseBearer(err error, accept []token.Kind) error {
 	switch catalog.CodeOf(err) {
-	case catalog.TokenMalformed, catalog.TokenTooLarge, catalog.TokenHeader, catalog.TokenUnknownKey, catalog.TokenAlgorithm, catalog.TokenSignature:
+	case catalog.TokenMalformed, catalog.TokenTooLarge, catalog.TokenHeader, catalog.TokenUnknownKey, catalog.TokenKeyRevoked, catalog.TokenAlgorithm, catalog.TokenSignature:
 		if b.config.Cloud != nil && slices.Contains(accept, KindEntra) {
 			return catalog.Errorf(catalog.TokenScheme, "send a tenant's token with a proof in the header DPoP beside it, and a token of the site with the scheme DPoP")
 		}
@@ -304,7 +308,7 @@ func result(r *http.Request, c token.Claims, key proof.KeyThumbprint, now time.T
 	}
 	p := proof.Proof{
 		Method: methods[c.Kind], Key: key, Client: c.Client, TokenID: c.ID, BulkID: c.BulkID,
-		Scope: c.Scope, Address: address(r), At: now,
+		Scope: c.Scope, Address: address(r), At: now, Issued: c.IssuedAt, SigningKey: c.KeyID,
 	}
 	if c.Cloud != nil {
 		p.Cloud, p.Tenant, p.Device, p.User, p.SID = c.Cloud, c.Cloud.Tenant, c.Cloud.Device, c.Cloud.User, cmp.Or(c.Cloud.DeviceSID, c.Cloud.UserSID)

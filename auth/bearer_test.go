@@ -159,10 +159,17 @@ func TestProofSaysWhatWasProved(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", kind, err)
 		}
-		want := proof.Proof{Method: method, Key: thumbprint(t, deviceKey()), Client: client, TokenID: "jti-1", BulkID: bulkID, Scope: token.ScopeClient, Address: "192.0.2.7", At: noon}
+		want := proof.Proof{Method: method, Key: thumbprint(t, deviceKey()), Client: client, TokenID: "jti-1", BulkID: bulkID, Scope: token.ScopeClient, Address: "192.0.2.7", At: noon, Issued: noon}
 		if kind == token.KindBulk {
 			want.Client, want.TokenID, want.Scope = "", bulkID, ""
 		}
+		if want.SigningKey = got.SigningKey; got.SigningKey == "" {
+			t.Errorf("%s: the key that signed the token is not named", kind)
+		}
+		if got.SigningKey == "" || got.Issued.IsZero() != (kind == token.KindBulk) {
+			t.Errorf("%s: signed by %q at %s", kind, got.SigningKey, got.Issued)
+		}
+		want.SigningKey, want.Issued = got.SigningKey, got.Issued
 		if fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("%s: got %+v, want %+v", kind, got, want)
 		}

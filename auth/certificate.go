@@ -49,10 +49,13 @@ type CertificatesConfig struct {
 // that at once. Blocked keys are asked for every time.
 //
 // A chain that does not hold is not judged anew for refusedFor either: a stranger may show
-// one that costs much, and then ask a thousand times on one connection.
+// one that costs much, and then ask a thousand times on one connection. One who shows
+// another such chain each time learns after a few only that it is refused: what is wrong
+// with it would take a hundred signatures to say, by keys that the stranger chose.
 type Certificates struct {
 	config  CertificatesConfig
 	quiet   *rate.Sometimes
+	explain *rate.Limiter  // of why a chain that no authority stands behind is refused
 	retired sync.WaitGroup // judges that are being closed
 
 	mu      sync.Mutex
@@ -68,6 +71,10 @@ const (
 	maxRefused = 1_000            // of them remembered
 	lookAgain  = 10 * time.Second // between two looks of Run at what is due
 	swapsTried = 3                // changes of the authorities that one check lives through
+
+	explained      = 1  // a second, of the chains that no authority stands behind
+	explainedBurst = 20 // of them at once
+	maxShown       = 10 // certificates of a chain; package revocation reads no more
 )
 
 // NewCertificates returns Certificates. It fetches nothing before Check, Refresh or Run.
@@ -78,13 +85,14 @@ func NewCertificates(config CertificatesConfig) *Certificates {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Certificates{config: config, quiet: &rate.Sometimes{First: 10, Interval: 10 * time.Second}}
+	return &Certificates{config: config, quiet: &rate.Sometimes{First: 10, Interval: 10 * time.Second}, explain: rate.NewLimiter(explained, explainedBurst)}
 }
 
 // Check returns what a chain proves: method PKICertificate, the key of its leaf, the leaf
 // itself. Address is left to the caller. Codes: GatewayCertificateRoots when no authority
 // was uploaded, ClientCertificateNotTrusted for a certificate that the site issued to one
-// of its roles and for a key that devices cannot have, the codes of
+// of its roles, for a key that devices cannot have, and for a chain that no authority
+// stands behind when many such come, the codes of
 // [revocation.Checker.Check], and that of Config.Revocation.
 func (c *Certificates) Check(ctx context.Context, chain []*x509.Certificate) (proof.Proof, error) {
 	if len(chain) > 0 && chain[0] != nil && isRole(chain[0]) {
@@ -235,6 +243,7 @@ func (c *Certificates) sourcesOf(j *judge) []revocation.SourceStatus {
 // judge is a checker for one set of authorities, and what it found good.
 type judge struct {
 	authorities *token.Authorities // nil: none were uploaded
+	company     []*x509.Certificate
 	checker     *revocation.Checker
 	err         error          // why there is no checker
 	users       sync.WaitGroup // checks under way; added to under Certificates.mu
@@ -261,7 +270,7 @@ func (c *Certificates) newJudge(authorities *token.Authorities) *judge {
 		return &judge{err: catalog.Errorf(catalog.GatewayCertificateRoots, "upload them with `postern authority add`")}
 	}
 	j := &judge{authorities: authorities, good: map[[sha256.Size]byte]found{}, bad: map[[sha256.Size]byte]refused{}}
-	if j.checker, j.err = c.newChecker(authorities); j.err != nil {
+	if j.company, j.checker, j.err = c.newChecker(authorities); j.err != nil {
 		c.config.Log.Error("the company's authorities cannot be used", "code", catalog.CodeOf(j.err), "cause", j.err)
 		return j
 	}
@@ -270,19 +279,20 @@ func (c *Certificates) newJudge(authorities *token.Authorities) *judge {
 	return j
 }
 
-func (c *Certificates) newChecker(authorities *token.Authorities) (*revocation.Checker, error) {
+func (c *Certificates) newChecker(authorities *token.Authorities) ([]*x509.Certificate, *revocation.Checker, error) {
 	roots, err := parseAll(authorities.Roots)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	intermediates, err := parseAll(authorities.Intermediates)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return revocation.New(revocation.Config{
+	checker, err := revocation.New(revocation.Config{
 		Roots: roots, Intermediates: intermediates, Policy: revocation.Policy(authorities.Revocation), Sources: authorities.Sources,
 		Client: c.config.Client, Now: c.config.Now,
 	})
+	return slices.Concat(roots, intermediates), checker, err
 }
 
 // parseAll reads certificates. One that cannot be read spoils them all: a set that is half
@@ -328,6 +338,9 @@ func (j *judge) check(ctx context.Context, chain []*x509.Certificate, c *Certifi
 	if err := j.refusedBefore(sum, now); err != nil {
 		return proof.Proof{}, err
 	}
+	if !j.vouched(chain) && !c.explain.AllowN(now, 1) {
+		return proof.Proof{}, catalog.Errorf(catalog.ClientCertificateNotTrusted, "no authority of the company stands behind it; many such certificates come, and what is wrong with this one was not looked for")
+	}
 	verdict, err := j.checker.Check(ctx, chain, revocation.ForClient())
 	if err != nil {
 		if len(verdict.Chain) == 0 {
@@ -348,6 +361,31 @@ func (j *judge) check(ctx context.Context, chain []*x509.Certificate, c *Certifi
 	}
 	j.remember(sum, epoch, found{p, untilWhen(verdict, now)})
 	return p, nil
+}
+
+// vouched reports whether an authority of the company has signed the leaf, be it by way of
+// certificates that were shown. Without that no chain holds. It goes from the authorities
+// down and uses the keys of those alone that they vouch for, so that it costs little
+// whatever a stranger shows.
+func (j *judge) vouched(chain []*x509.Certificate) bool {
+	if len(chain) == 0 || len(chain) > maxShown || slices.Contains(chain, nil) {
+		return true // which is refused without looking further
+	}
+	signers, waiting := slices.Clone(j.company), slices.Clone(chain)
+	for at := 0; at < len(signers); at++ {
+		signer := signers[at]
+		if signer.Equal(chain[0]) {
+			return true
+		}
+		waiting = slices.DeleteFunc(waiting, func(c *x509.Certificate) bool {
+			if !bytes.Equal(c.RawIssuer, signer.RawSubject) || signer.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) != nil {
+				return false
+			}
+			signers = append(signers, c)
+			return true
+		})
+	}
+	return slices.Contains(signers, chain[0])
 }
 
 // sumOf names what was shown, as a whole: whether a chain is found good must not depend on

@@ -507,3 +507,54 @@ func TestAChainThatDoesNotHoldIsJudgedOnce(t *testing.T) {
 		t.Errorf("%d chains are remembered, the limit is %d", got, maxRefused)
 	}
 }
+
+// TestStrangersGetNoLongExplanations: whoever shows another chain that nobody vouches for each time learns a few times what is wrong with it. Devices
+// of the company notice nothing of that, whatever shape their chain has.
+func TestStrangersGetNoLongExplanations(t *testing.T) {
+	c := newCompany(t, "off")
+	stranger, err := authority.NewRoot("Company Root", c.time)
+	c.must(err)
+	between, err := stranger.Intermediate("Company Issuing")
+	c.must(err)
+	refused := func() catalog.Code {
+		issued, err := between.Client("wk1.corp.example")
+		c.must(err)
+		_, err = c.judge.Check(t.Context(), append(issued.Chain(), c.between.Certificate, stranger.Certificate))
+		return catalog.CodeOf(err)
+	}
+	for n := range explainedBurst {
+		if got := refused(); got == "" || got == catalog.ClientCertificateNotTrusted {
+			t.Fatalf("chain %d: %q, want what is wrong with it", n, got)
+		}
+	}
+	if got := refused(); got != catalog.ClientCertificateNotTrusted {
+		t.Errorf("one more: %s, want %s", got, catalog.ClientCertificateNotTrusted)
+	}
+	deeper, err := c.between.Intermediate("Company Branch")
+	c.must(err)
+	branch, err := deeper.Client("wk2.corp.example")
+	c.must(err)
+	leaf := c.client()
+	for name, chain := range map[string][]*x509.Certificate{
+		"leaf alone, the rest is uploaded":   leaf[:1],
+		"with its authority":                 leaf,
+		"with the root":                      {leaf[0], c.between.Certificate, c.root.Certificate},
+		"over an authority not uploaded":     {branch.Chain()[0], deeper.Certificate},
+		"upside down, with strangers within": {branch.Chain()[0], stranger.Certificate, c.root.Certificate, between.Certificate, c.between.Certificate, deeper.Certificate},
+	} {
+		if _, err := c.judge.Check(t.Context(), chain); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	c.upload(func(a *token.Authorities) { a.Intermediates = nil })
+	if _, err := c.judge.Check(t.Context(), []*x509.Certificate{leaf[0], c.between.Certificate}); err != nil {
+		t.Errorf("the root alone is uploaded: %v", err)
+	}
+	if got := refused(); got != catalog.ClientCertificateNotTrusted {
+		t.Errorf("one more after other authorities: %s, want %s", got, catalog.ClientCertificateNotTrusted)
+	}
+	c.advance(2 * time.Second)
+	if got := refused(); got == catalog.ClientCertificateNotTrusted {
+		t.Errorf("later: %s, want what is wrong with it", got)
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"strings"
 	"time"
 
 	"postern/catalog"
@@ -22,6 +21,12 @@ const maxChain = 4
 // RoleCertificateMissing, RoleCertificateRoot, RoleCertificateRole,
 // RoleCertificateExpired, RoleCertificateUsage.
 func RoleCertificate(chain []*x509.Certificate, rootPin, role string, now time.Time) (name, pin string, err error) {
+	return RoleCertificateUnder(chain, RootPin(rootPin), role, now)
+}
+
+// RoleCertificateUnder is [RoleCertificate] where several site roots may vouch for the
+// certificate; further code: RootRetired.
+func RoleCertificateUnder(chain []*x509.Certificate, roots Roots, role string, now time.Time) (name, pin string, err error) {
 	if len(chain) == 0 {
 		return "", "", catalog.Errorf(catalog.RoleCertificateMissing, "no certificate")
 	}
@@ -29,8 +34,8 @@ func RoleCertificate(chain []*x509.Certificate, rootPin, role string, now time.T
 	if len(chain) < 2 || len(chain) > maxChain {
 		return "", "", catalog.Errorf(catalog.RoleCertificateRoot, "%d certificates, want the role's first and the site root last", len(chain))
 	}
-	if got := token.Pin(root.PublicKey); got == "" || !strings.EqualFold(got, rootPin) {
-		return "", "", catalog.Errorf(catalog.RoleCertificateRoot, "the chain ends in the root %s", got)
+	if err := roots.TrustsRoot(token.Pin(root.PublicKey)); err != nil {
+		return "", "", err
 	}
 	if err := verifyChain(chain, usage(role), now); err != nil {
 		return "", "", err
@@ -104,8 +109,14 @@ func roleName(leaf *x509.Certificate, role string) (string, error) {
 // tls.Config.VerifyConnection, used with InsecureSkipVerify. A certificate with host
 // names must also be for the host that was asked for.
 func ServerVerifier(rootPin, role string, now func() time.Time) func(tls.ConnectionState) error {
+	return ServerVerifierUnder(RootPin(rootPin), role, now)
+}
+
+// ServerVerifierUnder is [ServerVerifier] where several site roots may vouch for the
+// certificate.
+func ServerVerifierUnder(roots Roots, role string, now func() time.Time) func(tls.ConnectionState) error {
 	return func(cs tls.ConnectionState) error {
-		if _, _, err := RoleCertificate(cs.PeerCertificates, rootPin, role, now()); err != nil {
+		if _, _, err := RoleCertificateUnder(cs.PeerCertificates, roots, role, now()); err != nil {
 			return err
 		}
 		leaf := cs.PeerCertificates[0]

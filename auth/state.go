@@ -17,20 +17,23 @@ import (
 const StaleAfter = 30 * time.Second
 
 // State is what a gateway or a connector knows of the site: the newest state signed
-// by the pinned root, and when the site was last heard. It is Keys and Revocation for
-// a [Bearer]. It is safe for concurrent use.
+// by the pinned root, or by the one to which the site has led from there, and when the
+// site was last heard. It is Keys and Revocation for a [Bearer], and the [Roots] of role
+// certificates. It is safe for concurrent use.
 //
 // Before the first state it knows no key and answers Revoked with StateMissing: a
 // gateway asks Current first and answers 503, so that no client throws a good token
 // away.
 type State struct {
-	rootPin string
+	anchors *Anchors
 	now     func() time.Time
 
 	mu    sync.RWMutex
 	view  *view     // nil before the first state; never changed, only replaced
 	sent  time.Time // the site's time in the newest line
 	heard time.Time // our time when that line came
+
+	nonces heardNonces
 }
 
 // view is one state with what is looked up in it at every request.
@@ -41,6 +44,7 @@ type view struct {
 	keys         map[proof.KeyThumbprint]bool
 	certificates map[string]bool
 	published    map[door]string
+	roots        map[string]bool // revoked
 }
 
 type door struct {
@@ -48,10 +52,20 @@ type door struct {
 	endpoint ccm.Endpoint
 }
 
-// NewState returns a State that trusts the site root with that pin and no other.
+// NewState returns a State that trusts the site root with that pin, and those to which the
+// site leads from there.
 func NewState(rootPin string, now func() time.Time) *State {
-	return &State{rootPin: strings.ToLower(rootPin), now: now}
+	anchors, _ := NewAnchors(rootPin, nil, nil, now) // without links nothing can be wrong with them
+	return NewStateUnder(anchors, now)
 }
+
+// NewStateUnder returns a State that trusts these roots.
+func NewStateUnder(anchors *Anchors, now func() time.Time) *State {
+	return &State{anchors: anchors, now: now}
+}
+
+// Anchors returns the site roots that the state is judged by.
+func (s *State) Anchors() *Anchors { return s.anchors }
 
 // Apply takes one line of the site's stream: a signed state or a signed heartbeat.
 // changed says that another state is in force now. On an error the state at hand is
@@ -67,17 +81,58 @@ func NewState(rootPin string, now func() time.Time) *State {
 func (s *State) Apply(line string) (changed bool, err error) {
 	line = strings.TrimSpace(line)
 	if token.Document(line) == token.DocumentBeat {
-		beat, err := token.OpenBeat(line, s.rootPin)
+		beat, signer, err := token.OpenBeatOf(line)
+		if err == nil {
+			err = s.signedBy(signer)
+		}
 		if err != nil {
 			return false, err
 		}
 		return false, s.applyBeat(beat)
 	}
-	state, err := token.OpenState(line, s.rootPin)
+	state, err := token.OpenStateFollowing(line, s.ledTo)
 	if err != nil {
 		return false, err
 	}
 	return s.applyState(state)
+}
+
+// signedBy takes the word of the newest root alone. One before it speaks of the past.
+func (s *State) signedBy(signer string) error {
+	switch known, newest := s.anchors.stands(signer); {
+	case newest:
+		return nil
+	case known:
+		return catalog.Errorf(catalog.StateOlderEpoch, "signed by the root %s, which was replaced", signer)
+	}
+	return catalog.Errorf(catalog.StateOtherRoot, "signed by the root %s", signer)
+}
+
+// ledTo judges the signer of a state by what the state tells of changes of the root: it
+// must be the newest root that they lead to.
+func (s *State) ledTo(signer string, links []string) error {
+	err := s.signedBy(signer)
+	if catalog.CodeOf(err) != catalog.StateOtherRoot || len(links) == 0 {
+		return err
+	}
+	_, further, failed := s.anchors.lead(links)
+	if failed != nil {
+		return failed
+	}
+	if len(further) == 0 || further[len(further)-1].Pin != signer {
+		return err
+	}
+	_, err = s.anchors.Follow(links)
+	return notKept(err)
+}
+
+// notKept leaves out that new links could not be written: whoever gave the function that
+// writes knows it.
+func notKept(err error) error {
+	if catalog.CodeOf(err) == catalog.RootLinksNotKept {
+		return nil
+	}
+	return err
 }
 
 func (s *State) applyBeat(beat token.Beat) error {
@@ -95,6 +150,7 @@ func (s *State) applyBeat(beat token.Beat) error {
 			beat.At.UTC().Format(time.RFC3339), s.now().UTC().Format(time.RFC3339))
 	}
 	s.hear(beat.At)
+	s.nonces.hear(beat.Nonce, s.now())
 	return nil
 }
 
@@ -110,6 +166,7 @@ func (s *State) applyState(state token.SiteState) (bool, error) {
 	}
 	if s.ofNow(state.Issued) {
 		s.hear(state.Issued)
+		s.nonces.hear(state.Nonce, s.now())
 	}
 	if s.view != nil && state.Epoch == s.view.state.Epoch && (!state.Issued.After(s.view.state.Issued) || state.Equal(s.view.state)) {
 		return false, nil
@@ -137,7 +194,7 @@ func newView(state token.SiteState) (*view, error) {
 	}
 	v := &view{
 		state: state, verifier: verifier, tokens: set(state.BlockedTokens), keys: set(state.BlockedKeys),
-		certificates: set(state.BlockedCertificates), published: map[door]string{},
+		certificates: set(state.BlockedCertificates), published: map[door]string{}, roots: set(state.RevokedRoots),
 	}
 	for _, role := range state.Published {
 		for _, endpoint := range role.Endpoints {
@@ -255,6 +312,15 @@ func (s *State) RevokedCertificate(pin string) error {
 		return catalog.Errorf(catalog.RoleCertificateBlocked, "key %s", pin)
 	}
 	return nil
+}
+
+// TrustsRoot implements Roots. Beside what the links tell, the site may have revoked a
+// root that it had replaced.
+func (s *State) TrustsRoot(pin string) error {
+	if v := s.current(); v != nil && v.roots[strings.ToLower(pin)] {
+		return catalog.Errorf(catalog.RootRetired, "the site has revoked the root %s", pin)
+	}
+	return s.anchors.TrustsRoot(pin)
 }
 
 // Published returns the internal URL of a role when the site publishes this endpoint

@@ -23,6 +23,7 @@ import (
 	"postern/internal/role"
 	"postern/proof"
 	"postern/site"
+	"postern/token"
 )
 
 // hierarchy is a site whose roles are processes of their own, started from configuration files as in a deployment, with the backend
@@ -38,10 +39,13 @@ type hierarchy struct {
 	device                              device
 }
 
-// device is an enrolled device: what signs its proofs, and its CCM token.
+// device is an enrolled device: what signs its proofs, and its tokens.
 type device struct {
-	key   *rsa.PrivateKey
-	token string
+	key       *rsa.PrivateKey
+	caller    site.Caller // as one with a self-prove token
+	id        ccm.ClientID
+	token     string // CCM
+	selfProve string
 }
 
 const actor = "bench"
@@ -154,7 +158,10 @@ func writePair(name string, key *ecdsa.PrivateKey, chain ...[]byte) error {
 }
 
 // enrol registers a device with a bulk registration token and gets its CCM token, by the acts behind CCM_STS and registration.
-func enrol(ctx context.Context, s *site.Site) (device, error) {
+func enrol(ctx context.Context, s *site.Site) (device, error) { return enrolAs(ctx, s, "BENCH1") }
+
+// enrolAs is enrol for a device of that name. Its self-prove token is one, too.
+func enrolAs(ctx context.Context, s *site.Site, name string) (device, error) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return device{}, err
@@ -174,7 +181,7 @@ func enrol(ctx context.Context, s *site.Site) (device, error) {
 	if _, err := s.IssueToken(ctx, site.Exchange{Caller: caller, Want: "ccm"}); err != nil {
 		return device{}, err
 	}
-	request, err := registration(key)
+	request, err := registration(key, name)
 	if err != nil {
 		return device{}, err
 	}
@@ -182,11 +189,28 @@ func enrol(ctx context.Context, s *site.Site) (device, error) {
 		return device{}, err
 	}
 	issued, err := s.IssueToken(ctx, site.Exchange{Caller: caller, Want: "ccm"})
+	if err != nil {
+		return device{}, err
+	}
+	caller.Method, caller.BulkID = proof.SelfProveToken, ""
+	d := device{key: key, caller: caller, id: issued.Claims.Client, token: issued.Token}
+	d.selfProve, err = d.newSelfProve(ctx, s)
 	s.Flush(ctx)
-	return device{key: key, token: issued.Token}, err
+	return d, err
 }
 
-func registration(key *rsa.PrivateKey) (*ccm.RegistrationRequest, error) {
+// newSelfProve gets a self-prove token, as a device does right after it has registered.
+func (d *device) newSelfProve(ctx context.Context, s *site.Site) (string, error) {
+	const audience = "https://bench/CCM_STS"
+	assertion, err := token.SignAssertion(d.key, d.id, audience, time.Now())
+	if err != nil {
+		return "", err
+	}
+	issued, err := s.IssueToken(ctx, site.Exchange{Caller: d.caller, Want: token.KindSelfProve, Assertion: assertion, Audience: audience})
+	return issued.Token, err
+}
+
+func registration(key *rsa.PrivateKey, name string) (*ccm.RegistrationRequest, error) {
 	now := time.Now()
 	certificate, err := ccm.NewClientCertificate(key, "ConfigMgr Client", ccm.UsageSigning|ccm.UsageEncryption, now, rand.Reader)
 	if err != nil {
@@ -194,7 +218,7 @@ func registration(key *rsa.PrivateKey) (*ccm.RegistrationRequest, error) {
 	}
 	text, err := ccm.BuildRegistration(ccm.RegistrationRequest{
 		Type: ccm.RegistrationTypeRegistration, TimeStamp: now.UTC().Format("2006-01-02T15:04:05Z"), Agent: ccm.Agent{Identity: "bench", Version: "5.00.9128.1000"},
-		Signing: certificate, Encryption: certificate, KeyType: 1, Properties: map[string]string{"Netbios Name": "BENCH1"},
+		Signing: certificate, Encryption: certificate, KeyType: 1, Properties: map[string]string{"Netbios Name": name},
 	}, key)
 	if err != nil {
 		return nil, err

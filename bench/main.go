@@ -3,8 +3,9 @@
 // Command bench measures Postern beside other programs, in one run on one machine. README.md says how to run it and what came out.
 //
 // `bench path` sends requests through client TLS, gateway, tunnel and connector to a backend, and through other proxies to the same
-// backend, in turn. `bench figures` measures the start of the lab, the binary, and memory. Both start every process they need on
-// loopback and stop it again. `bench backend` and `bench proxy` are such processes.
+// backend, in turn. `bench figures` measures the start of the lab, the binary, and memory. `bench saturate` measures forwarding beside a token
+// service that has as much to do as it can. All start every process they need on loopback and stop it again. `bench backend`, `bench proxy` and
+// `bench spin` are such processes.
 package main
 
 import (
@@ -35,8 +36,8 @@ func main() {
 }
 
 func run(ctx context.Context, arguments []string) error {
-	acts := map[string]func(context.Context, []string) error{"path": path, "figures": figures}
-	servers := map[string]func(context.Context, []string) error{"backend": backend, "proxy": proxy}
+	acts := map[string]func(context.Context, []string) error{"path": path, "figures": figures, "saturate": saturate}
+	servers := map[string]func(context.Context, []string) error{"backend": backend, "proxy": proxy, "spin": spin}
 	var name string
 	if len(arguments) > 0 {
 		name, arguments = arguments[0], arguments[1:]
@@ -46,7 +47,7 @@ func run(ctx context.Context, arguments []string) error {
 	}
 	act, ok := acts[name]
 	if !ok {
-		return fmt.Errorf("usage: bench path|figures [flags]; ./run.sh does both")
+		return fmt.Errorf("usage: bench path|figures|saturate [flags]; ./run.sh does the first two")
 	}
 	debug.SetGCPercent(400) // the driver shares the cores with what it measures
 	return act(ctx, arguments)

@@ -157,6 +157,14 @@ var ranges = map[string][2]Code{
 	"entra":        {"P940", "P969"},
 	"revocation":   {"P970", "P989"},
 	"entraclient":  {"P990", "P998"},
+	"keys":         {"P010", "P021"},
+	"swarm":        {"P084", "P089"},
+	"analyze":      {"P090", "P099"},
+	"return":       {"P022", "P031"},
+	"roaming":      {"P032", "P039"},
+	"revoke":       {"P040", "P053"},
+	"audit":        {"P068", "P083"},
+	"possession":   {"P054", "P067"},
 	"sources":      {"E001", "E162"},
 }
 

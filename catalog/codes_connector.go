@@ -44,4 +44,6 @@ const (
 	ConnectorNoClientCertificate Code = "P468"
 	// BackendRefusedConnector: The management point refuses the connector's TLS connection.
 	BackendRefusedConnector Code = "P469"
+	// ConnectorStateBusy: A gateway asks the connector for the site state too often at once.
+	ConnectorStateBusy Code = "P470"
 )

@@ -40,4 +40,20 @@ const (
 	BackupFailed Code = "P766"
 	// ToolMissing: This machine lacks a program that the command needs.
 	ToolMissing Code = "P767"
+	// SiteNotRunning: The management point does not run.
+	SiteNotRunning Code = "P768"
+	// RegistrationWaits: The registration of the device waits in the inbox.
+	RegistrationWaits Code = "P769"
+	// GatewaysSilent: No gateway of the site has been heard for two minutes.
+	GatewaysSilent Code = "P770"
+	// DeviceStoppedAfterToken: A device got a token to register and never registered.
+	DeviceStoppedAfterToken Code = "P771"
+	// DeviceTalks: The device talks to the site, and nothing at the site stops it.
+	DeviceTalks Code = "P772"
+	// BundleNotConfirmed: The support bundle was not written, since nobody said yes.
+	BundleNotConfirmed Code = "P773"
+	// BundleNotWritten: The support bundle could not be written.
+	BundleNotWritten Code = "P774"
+	// DeviceRemoved: The device was registered once and its record was removed.
+	DeviceRemoved Code = "P775"
 )

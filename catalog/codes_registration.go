@@ -58,4 +58,6 @@ const (
 	EntraOtherDevice Code = "P326"
 	// TwinIdentity: Another device has proved the same identity.
 	TwinIdentity Code = "P327"
+	// ReasonNeeded: The act needs a reason that can be kept.
+	ReasonNeeded Code = "P328"
 )

@@ -60,7 +60,8 @@ const wireTime = "2006-01-02T15:04:05Z"
 // Budgets of one registration, far above what clients send.
 const (
 	maxRegistrationProperties = 64
-	maxRegistrationField      = 1024 // characters of one attribute or property
+	maxRegistrationField      = 1024 // characters of one attribute or name
+	maxRegistrationValue      = 1536 // of one property: the statement of a key about its successor is one
 )
 
 // Agent is the program that registers (protocol.md 3.1).
@@ -189,7 +190,7 @@ func (r *RegistrationRequest) readProperties(nodes []*element) error {
 	r.Properties = make(map[string]string, len(nodes))
 	for _, node := range nodes {
 		name, value := propertyKey(node.Attr("Name")), node.Attr("Value")
-		if name == "" || len(name) > maxRegistrationField || len(value) > maxRegistrationField {
+		if name == "" || len(name) > maxRegistrationField || len(value) > maxRegistrationValue {
 			return errors.New("a discovery property has no name or is too long")
 		}
 		if _, twice := r.Properties[name]; twice {

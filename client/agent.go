@@ -54,6 +54,10 @@ type Config struct {
 	Wait func(ctx context.Context, d time.Duration) error
 	// Dial opens connections; default net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Addresses are this machine's, by which a change of network is noticed; default net.InterfaceAddrs.
+	Addresses func() ([]net.Addr, error)
+	// NetworkChange returns nil once changed says so, or with ctx's error. Default: it asks every 15 seconds.
+	NetworkChange func(ctx context.Context, changed func() bool) error
 	// Proxy says which proxy to use; default http.ProxyFromEnvironment.
 	Proxy func(*http.Request) (*url.URL, error)
 }
@@ -66,6 +70,7 @@ type Agent struct {
 	log    *slog.Logger
 	key    *keyfile.Key
 	clock  *clock
+	nonces nonces
 
 	acts chan struct{} // holds one element while an act changes the folder
 	lock *flock.Flock  // the same between processes
@@ -74,6 +79,7 @@ type Agent struct {
 	record record
 	tokens tokenCache
 	keys   *identity
+	next   *identity // of a change of the keys that is not known to have ended
 	client *http.Client
 	via    string // what client was made for
 
@@ -129,6 +135,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Dial == nil {
 		c.Dial = (&net.Dialer{Timeout: 30 * time.Second}).DialContext
+	}
+	if c.Addresses == nil {
+		c.Addresses = net.InterfaceAddrs
+	}
+	if c.NetworkChange == nil {
+		c.NetworkChange = pollNetwork
 	}
 	if c.Proxy == nil {
 		c.Proxy = http.ProxyFromEnvironment

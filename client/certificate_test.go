@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -213,6 +214,26 @@ func TestADeviceThatGetsACertificateRegistersWithIt(t *testing.T) {
 	}
 }
 
+// The company's own renewal puts another certificate into the same files: what is shown and
+// what proves it are of one key at any time.
+func TestACertificateThatIsRenewedOnDiskIsShownFromThenOn(t *testing.T) {
+	site := newTestSite(t)
+	folder, root := t.TempDir(), site.newCompany()
+	setup := site.setup()
+	setup.Certificate.Files = []CertificateFile{issue(t, root, folder, "wk02", newECKey(t))}
+	agent := site.newAgent()
+	agent.enrol(t, setup)
+	issue(t, root, folder, "wk02", newECKey(t))
+	for range 2 {
+		if _, err := agent.Policies(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if _, err := agent.Send(t.Context(), "MP_Echo", "<A/>"); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestTheServerWantsAnotherCertificate(t *testing.T) {
 	site := newTestSite(t)
 	site.newCompany()
@@ -225,6 +246,14 @@ func TestTheServerWantsAnotherCertificate(t *testing.T) {
 	agent := site.newAgent()
 	if err := agent.Enrol(t.Context(), setup); catalog.CodeOf(err) != catalog.GatewayClientCertificate {
 		t.Errorf("got %v", err)
+	}
+	for file, begins := range map[string]string{"CcmMessaging.log": "", "ccmsetup.log": "Enrolment did not succeed: "} {
+		text := records(readLog(t, agent, file))
+		if !slices.ContainsFunc(text, func(line string) bool {
+			return strings.HasPrefix(line, begins+string(catalog.GatewayClientCertificate)+" ")
+		}) {
+			t.Errorf("%s does not say the code:\n%s", file, strings.Join(text, "\n"))
+		}
 	}
 }
 

@@ -32,5 +32,5 @@ func (c *clock) learn(site time.Time) bool {
 // clockCodes are the refusals that a wrong clock explains. An empty answer is one: a
 // registration with certificates that have not begun is dropped without a word.
 func clockCodes() []catalog.Code {
-	return []catalog.Code{catalog.ProofStale, catalog.ProofFuture, catalog.AssertionExpired, catalog.TokenNotYetValid, catalog.ReplyEmpty}
+	return []catalog.Code{catalog.ProofStale, catalog.ProofFuture, catalog.ProofNonceNeeded, catalog.AssertionExpired, catalog.TokenNotYetValid, catalog.ReplyEmpty}
 }

@@ -101,7 +101,7 @@ func (s *testSite) ofTenant(r *http.Request, raw string) (token.Claims, proof.Ke
 	if err != nil {
 		return token.Claims{}, "", err
 	}
-	p, err := token.VerifyProof(r.Header.Get("DPoP"), r.Method, raw, s.clock.now())
+	p, err := token.VerifyProofNonce(r.Header.Get("DPoP"), r.Method, raw, s.clock.now(), s.nonces)
 	if err != nil {
 		return token.Claims{}, "", err
 	}

@@ -41,7 +41,7 @@ func Parameters() []Parameter {
 		{"/retry", "minutes", "try again after this long when the network fails", Applies, "", (*Setup).setRetry},
 		{"/downloadtimeout", "minutes", "give up after this long of trying", Applies, "", (*Setup).setTimeout},
 		{"/source", "folder", "where the client's files are", Ignored, "this client is one program and installs nothing", nil},
-		{"/service", "", "run as a service", Ignored, "use `postern client run` in a service of the system", nil},
+		{"/service", "", "run as a service", Ignored, "let the system run `postern client run` as a service", nil},
 		{"/noservice", "", "do not run as a service", Ignored, "it runs in the foreground anyway", nil},
 		{"/logon", "", "stop when a client is installed already", Ignored, "enrolling again changes nothing", nil},
 		{"/forceinstall", "", "remove an existing client first", Ignored, "enrolling again changes nothing; remove the state folder to begin anew", nil},

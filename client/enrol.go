@@ -53,11 +53,18 @@ func (a *Agent) Enrol(ctx context.Context, setup Setup) error {
 	a.setupUnchecked.Store(setup.NoCRLCheck)
 	defer a.setupUnchecked.Store(false)
 	until := a.config.Now().Add(orDay(setup.DownloadTimeout))
+	elsewhere := false
 	for {
 		err := a.exclusive(ctx, func() error {
 			err := a.enrolOnce(ctx, setup)
+			a.logs.enrolmentEnded(err)
 			return errors.Join(err, a.remember(err), a.forgetPoint(err))
 		})
+		if !elsewhere && unreachable(err) && ctx.Err() == nil && len(a.current().gateways()) > 0 {
+			if elsewhere = true; a.reroute(ctx, a.current().Route, err) == nil {
+				continue // a registered device that is outside goes on from there
+			}
+		}
 		next := a.config.Now().Add(setup.Retry)
 		if err == nil || setup.Retry == 0 || !Transient(err) || !next.Before(until) {
 			return err
@@ -144,6 +151,7 @@ func (a *Agent) adopt(setup Setup) error {
 		if len(setup.CRLSources) > 0 {
 			r.Revocation.Sources = setup.CRLSources
 		}
+		r.adoptRoaming(setup, moved, a.config.Now())
 	})
 }
 
@@ -157,7 +165,12 @@ func (a *Agent) trustFor(setup Setup, r record) (anchor, error) {
 		return anchor{}, nil // learned anew
 	case given.empty():
 		return r.Anchor, nil
-	case !given.same(r.Anchor) && !r.Anchor.empty() && r.State.registered() && !setup.ResetKeyInformation:
+	case given.same(r.Anchor):
+		given.Former = r.Anchor.Former
+		return given, nil
+	case r.Anchor.knew(given) && !setup.ResetKeyInformation:
+		return r.Anchor, nil // to which the site has led from there
+	case !r.Anchor.empty() && r.State.registered() && !setup.ResetKeyInformation:
 		return anchor{}, catalog.Errorf(catalog.ClientAnchorChanged, "enrolled under the %s, given the %s", r.Anchor, given)
 	}
 	return given, nil

@@ -304,8 +304,8 @@ func TestServersThatAreNotRecognised(t *testing.T) {
 		{"ended", func(s *testSite, _ *Setup) {
 			s.show(certificateFor{from: begin().AddDate(0, 0, -9), to: begin().AddDate(0, 0, -1)})
 		}, catalog.ClientServerExpired, "FLAG_CERT_DATE_INVALID is set"},
-		{"not begun", func(s *testSite, _ *Setup) {
-			s.show(certificateFor{from: begin().AddDate(0, 0, 1), to: begin().AddDate(0, 0, 9)})
+		{"ended before it began", func(s *testSite, _ *Setup) {
+			s.show(certificateFor{from: begin().AddDate(0, 0, 9), to: begin().AddDate(0, 0, 1)})
 		}, catalog.ClientServerExpired, "AsyncCallback(): WINHTTP_CALLBACK_STATUS_SECURE_FAILURE Encountered"},
 		{"a connector's certificate", func(s *testSite, _ *Setup) { s.show(certificateFor{role: token.RoleConnector}) }, catalog.ClientServerRole, "CERT_WRONG_USAGE"},
 		{"a management point in the gateway's place", func(s *testSite, _ *Setup) { s.show(certificateFor{role: token.RoleManagementPoint}) }, catalog.ClientServerRole, ""},
@@ -397,8 +397,9 @@ func TestRefusalsOfTheServerKeepTheirCode(t *testing.T) {
 			if said, ok := errors.AsType[*ServerError](err); !ok || said.Status < 400 || said.Phrase == "" {
 				t.Errorf("got %+v, want status and phrase", said)
 			}
-			if text := readLog(t, agent, "ccmsetup.log"); !strings.Contains(text, test.text) {
-				t.Errorf("ccmsetup.log lacks %q:\n%s", test.text, text)
+			entry, _ := catalog.Lookup(test.code)
+			if text := readLog(t, agent, "ccmsetup.log"); !strings.Contains(text, test.text) || !strings.Contains(text, "<![LOG["+string(test.code)+" "+entry.Title+": ") {
+				t.Errorf("ccmsetup.log lacks %q, or the code with a sentence:\n%s", test.text, text)
 			}
 			last := agent.steps[len(agent.steps)-1]
 			if last.OK || last.Code != string(test.code) || strings.Contains(last.Error, string(site.bulk)) {

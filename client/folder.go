@@ -78,7 +78,7 @@ func (a *Agent) path(name ...string) string {
 
 // load reads the folder into memory.
 func (a *Agent) load() error {
-	record, err := a.readRecord()
+	record, err := a.readState()
 	if err != nil {
 		return err
 	}
@@ -88,6 +88,10 @@ func (a *Agent) load() error {
 	}
 	if keys == nil && record.State != "" && record.State != StateNew {
 		return catalog.Errorf(catalog.ClientKeysUnreadable, "the device was enrolled and %s is missing", a.path(fileKeys))
+	}
+	next, err := a.readNext()
+	if err != nil {
+		return err
 	}
 	var tokens tokenCache
 	if err := a.readSealed(fileTokens, labelTokens, &tokens); err != nil {
@@ -100,29 +104,47 @@ func (a *Agent) load() error {
 	if a.keys == nil || keys == nil || !a.keys.same(keys) {
 		a.keys = keys
 	}
+	a.takeNext(next)
 	a.loadCompany()
+	a.dropForeign()
 	return nil
 }
 
+// dropForeign drops cached tokens of another device: they are bound to a key that is not here. It runs with a.mu held.
+func (a *Agent) dropForeign() {
+	bound := a.tokens.Key
+	if bound == "" || a.keys == nil || bound == a.keys.thumbprint || a.company != nil && bound == a.company.thumbprint {
+		return
+	}
+	a.log.Warn("cached tokens belong to another key and are dropped", "key", string(bound))
+	a.tokens = tokenCache{}
+}
+
 func (a *Agent) readRecord() (record, error) {
-	file, err := os.Open(a.path(fileState))
+	r, err := a.readFile(fileState)
 	if errors.Is(err, fs.ErrNotExist) {
 		return record{State: StateNew, Since: a.config.Now().UTC()}, nil
 	}
+	return r, err
+}
+
+// readFile reads a record from state.json or its copy.
+func (a *Agent) readFile(name string) (record, error) {
+	file, err := os.Open(a.path(name))
 	if err != nil {
-		return record{}, catalog.Wrap(catalog.ClientStateDamaged, err, "%s", a.path(fileState))
+		return record{}, catalog.Wrap(catalog.ClientStateDamaged, err, "%s", a.path(name))
 	}
 	defer file.Close()
-	if err := private(a.path(fileState)); err != nil {
+	if err := private(a.path(name)); err != nil {
 		return record{}, err
 	}
 	content, err := io.ReadAll(io.LimitReader(file, maxStateFile+1))
 	if err != nil || len(content) > maxStateFile {
-		return record{}, catalog.Wrap(catalog.ClientStateDamaged, err, "%s cannot be read to its end", a.path(fileState))
+		return record{}, catalog.Wrap(catalog.ClientStateDamaged, err, "%s cannot be read to its end", a.path(name))
 	}
 	var r record
 	if err := json.Unmarshal(content, &r); err != nil {
-		return record{}, catalog.Wrap(catalog.ClientStateDamaged, err, "%s", a.path(fileState))
+		return record{}, catalog.Wrap(catalog.ClientStateDamaged, err, "%s", a.path(name))
 	}
 	return r, r.check()
 }
@@ -143,8 +165,9 @@ func (a *Agent) save(change func(*record)) error {
 	if err := keyfile.WriteFile(a.path(fileState), append(content, '\n')); err != nil {
 		return catalog.Wrap(catalog.FolderNotWritable, err, "the state cannot be written")
 	}
+	before := a.record
 	a.record = next
-	return nil
+	return a.keepCopy(before, next, append(content, '\n'))
 }
 
 // saveTokens changes the token cache, on disk first: "cached encrypted" (S2).

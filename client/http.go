@@ -39,6 +39,7 @@ type call struct {
 	token                           string // goes into Authorization with a proof of the signing key; "" for none
 	scheme                          string // of Authorization; "" is DPoP
 	preAuth                         bool   // the token is exchanged, not used
+	keyAlone                        bool   // a proof of the signing key goes along although there is no token
 	ofGateway                       bool   // the gateway itself answers, so no management point signs
 	header                          http.Header
 	windows                         *windowsProof // Windows authentication, when not nil
@@ -54,8 +55,9 @@ type answer struct {
 
 // serverSaid is an error with the time that the server's answer carried.
 type serverSaid struct {
-	err  error
-	date time.Time
+	err   error
+	date  time.Time
+	nonce string // for proofs; "" when there was none
 }
 
 func (s *serverSaid) Error() string { return s.err.Error() }
@@ -83,7 +85,7 @@ func (a *Agent) askOnce(ctx context.Context, c *conversation, prepare func(now t
 		return err
 	}
 	if err := read(got); err != nil {
-		return &serverSaid{err, got.date}
+		return &serverSaid{err: err, date: got.date}
 	}
 	return nil
 }
@@ -96,8 +98,12 @@ func (a *Agent) worthAgain(ctx context.Context, c *conversation, err error) bool
 		return true
 	}
 	said, ok := errors.AsType[*serverSaid](err)
-	if !ok || !c.route.secure() || !slices.Contains(clockCodes(), code) || !a.clock.learn(said.date) {
+	if !ok || !c.route.secure() {
 		return false
+	}
+	asked := slices.Contains(nonceCodes(), code) && a.nonces.demanded(said.nonce)
+	if !asked && !slices.Contains(clockCodes(), code) || !a.clock.learn(said.date) {
+		return asked
 	}
 	a.logs.clockIsWrong(c.log, a.clock.difference())
 	a.log.WarnContext(ctx, "the clock of this device is wrong; going on with the site's time",
@@ -120,8 +126,21 @@ func (a *Agent) send(ctx context.Context, c *conversation, q call) (answer, erro
 	return a.receive(c, q, response)
 }
 
-// open sends a request and returns the answer as it begins.
+// open sends a request and returns the answer as it begins. A server under a root that is
+// not known is asked how the site root was replaced; the request goes out, anew, once that
+// is known.
 func (a *Agent) open(ctx context.Context, c *conversation, q call) (*http.Response, error) {
+	response, err := a.openOnce(ctx, c, q)
+	if err == nil || !otherRoot(err) {
+		return response, err
+	}
+	if err := a.followRoots(ctx, c, err); err != nil {
+		return nil, err
+	}
+	return a.openOnce(ctx, c, q)
+}
+
+func (a *Agent) openOnce(ctx context.Context, c *conversation, q call) (*http.Response, error) {
 	r, err := a.request(ctx, c, q)
 	if err != nil {
 		return nil, err
@@ -182,8 +201,10 @@ func (a *Agent) prove(c *conversation, q call, header http.Header) error {
 	var key crypto.Signer
 	switch {
 	case q.token != "":
-		key = a.identity().signing
+		key = a.speaker(c).signing
 		header.Set("Authorization", cmp.Or(q.scheme, "DPoP")+" "+q.token)
+	case q.keyAlone:
+		key = a.speaker(c).signing
 	case c.certificate() && c.route.RoleID != 0 && !q.ofGateway:
 		company, err := a.certificateInUse()
 		if err != nil {
@@ -196,7 +217,7 @@ func (a *Agent) prove(c *conversation, q call, header http.Header) error {
 	default:
 		return nil
 	}
-	proof, err := token.SignProof(key, q.method, q.url, q.token, a.clock.corrected(), a.config.Rand)
+	proof, err := token.SignProofNonce(key, q.method, q.url, q.token, a.nonces.get(), a.clock.corrected(), a.config.Rand)
 	if err != nil {
 		return err
 	}
@@ -209,6 +230,9 @@ func (a *Agent) receive(c *conversation, q call, response *http.Response) (answe
 	date, err := http.ParseTime(response.Header.Get("Date"))
 	if err != nil {
 		date = time.Time{}
+	}
+	if response.StatusCode == http.StatusOK {
+		a.hearNonce(c, response, date)
 	}
 	limit := q.limit
 	if response.StatusCode != http.StatusOK {
@@ -226,7 +250,15 @@ func (a *Agent) receive(c *conversation, q call, response *http.Response) (answe
 		return answer{}, catalog.Errorf(catalog.ClientAnswerTooLarge, "%s answered with more than %d bytes", c.route.Host, limit)
 	}
 	if err := a.checkSigned(c, response, body); err != nil {
-		return answer{}, err
+		if !otherRoot(err) {
+			return answer{}, err
+		}
+		if err := a.followRoots(response.Request.Context(), c, err); err != nil {
+			return answer{}, err
+		}
+		if err := a.checkSigned(c, response, body); err != nil {
+			return answer{}, err
+		}
 	}
 	return answer{contentType: response.Header.Get("Content-Type"), body: body, date: date}, nil
 }
@@ -238,7 +270,11 @@ func (a *Agent) refused(c *conversation, q call, response *http.Response, body [
 		body = nil
 	}
 	refusal := parseProblem(c.route.Host, status, response.Header, body, q.token)
-	return &serverSaid{refusal, date}
+	a.logs.refused(c, refusal)
+	if !slices.Contains(nonceCodes(), catalog.CodeOf(refusal)) {
+		a.hearNonce(c, response, date)
+	}
+	return &serverSaid{refusal, date, response.Header.Get("DPoP-Nonce")}
 }
 
 // statusOf reads the reason phrase: of the status line, or of the header that stands in
@@ -265,7 +301,11 @@ func (a *Agent) httpClient(r route) (*http.Client, error) {
 	if n.empty() && !r.secure() {
 		return nil, noAnchorInside(r)
 	}
-	via := strings.Join([]string{r.Scheme, r.Host, r.role(), n.RootKey, n.CA, a.record.Certificate.Sum, string(a.checking(a.record)), strings.Join(a.record.Revocation.Sources, " ")}, "\x00")
+	shown := "" // the company's own renewal may put another certificate into the same files
+	if a.company != nil {
+		shown = a.company.chosen().Sum
+	}
+	via := strings.Join([]string{r.Scheme, r.Host, r.role(), n.RootKey, n.CA, shown, string(a.checking(a.record)), strings.Join(a.record.Revocation.Sources, " ")}, "\x00")
 	if a.companyErr != nil && r.secure() {
 		return nil, a.companyErr
 	}
@@ -349,7 +389,7 @@ func timeout(err error) bool {
 func Transient(err error) bool {
 	switch catalog.CodeOf(err) {
 	case catalog.ClientNameNotResolved, catalog.ClientCannotConnect, catalog.ClientTimeout, catalog.ClientConnectionLost, catalog.ClientServerBusy,
-		catalog.EntraUnreachable, catalog.RevocationUnreachable, catalog.RevocationAnswerNone:
+		catalog.EntraUnreachable, catalog.RevocationUnreachable, catalog.RevocationAnswerNone, catalog.RoamNoWay:
 		return true
 	case catalog.ClientNoManagementPoint:
 		none, ok := errors.AsType[*catalog.Error](err)

@@ -128,17 +128,25 @@ func parseKey(der []byte) (*rsaKey, error) {
 	return nil, fmt.Errorf("a %T", key)
 }
 
-// keepKeys writes the identity before anyone is told of it.
-func (a *Agent) keepKeys(id *identity) error {
+// sealed is how an identity is kept.
+func (id *identity) sealed() (sealedKeys, error) {
 	signing, err := x509.MarshalPKCS8PrivateKey(id.signing)
 	if err != nil {
-		return fmt.Errorf("keep signing key: %w", err)
+		return sealedKeys{}, fmt.Errorf("keep signing key: %w", err)
 	}
 	encryption, err := x509.MarshalPKCS8PrivateKey(id.encryption)
 	if err != nil {
-		return fmt.Errorf("keep encryption key: %w", err)
+		return sealedKeys{}, fmt.Errorf("keep encryption key: %w", err)
 	}
-	sealed := sealedKeys{signing, encryption, id.signingCert.DER, id.encryptionCert.DER, 1}
+	return sealedKeys{signing, encryption, id.signingCert.DER, id.encryptionCert.DER, 1}, nil
+}
+
+// keepKeys writes the identity before anyone is told of it.
+func (a *Agent) keepKeys(id *identity) error {
+	sealed, err := id.sealed()
+	if err != nil {
+		return err
+	}
 	if err := a.writeSealed(fileKeys, labelKeys, sealed); err != nil {
 		return err
 	}

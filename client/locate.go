@@ -43,7 +43,7 @@ func (r route) inside() bool { return r.RoleID == 0 && !r.Internet && r.Host != 
 // checks what can be checked with the trusted root key, and takes one of the list.
 func (e *enrolment) locate(ctx context.Context) error {
 	r := e.a.current()
-	if !r.Initial.inside() || r.Chosen != "" {
+	if !r.Initial.inside() || r.Chosen != "" || r.Route.Internet {
 		return nil
 	}
 	e.c = e.c.to(e.a.logs.location, policyLine())
@@ -191,7 +191,12 @@ func (a *Agent) announcedRoot(ctx context.Context, c *conversation) (rootKey, er
 	if err != nil {
 		return rootKey{}, err
 	}
-	return parseRootKey(text)
+	root, err := parseRootKey(text)
+	if wanted := a.current().Anchor; err == nil && wanted.RootKey != "" && !wanted.trusts(root.pin, a.config.Now()) {
+		// The site may have another root than the certificate that was shown is under. Whether it led there, the caller sees.
+		_ = a.followRoots(ctx, c, catalog.Errorf(catalog.ClientServerRoot, "%s announces the root key %s", c.route.Host, root.pin))
+	}
+	return root, err
 }
 
 func parseRootKey(text string) (rootKey, error) {
@@ -227,7 +232,7 @@ func (a *Agent) checkRoot(ctx context.Context, c *conversation) (rootKey, error)
 		return rootKey{}, catalog.Wrap(catalog.ClientRootKeyOther, err, "%s announces no root key, wanted %s", c.route.Host, wanted)
 	case err != nil:
 		return rootKey{}, err
-	case root.pin != wanted:
+	case !a.current().Anchor.trusts(root.pin, a.config.Now()):
 		return rootKey{}, catalog.Errorf(catalog.ClientRootKeyOther, "%s announces the root key %s, wanted %s", c.route.Host, root.pin, wanted)
 	case c.route.secure():
 		a.verified("the server's TLS certificate is under the trusted root key, and it announces that key")
@@ -452,7 +457,7 @@ func (a *Agent) probe(ctx context.Context, c *conversation) error {
 		return err
 	}
 	root, err := a.announcedRoot(ctx, c)
-	if err == nil && root.pin != wanted {
+	if err == nil && !a.current().Anchor.trusts(root.pin, a.config.Now()) {
 		err = catalog.Errorf(catalog.ClientRootKeyOther, "%s announces the root key %s, wanted %s", c.route.Host, root.pin, wanted)
 	}
 	return err
@@ -486,7 +491,7 @@ func (a *Agent) firstRoot(ctx context.Context, c *conversation) (string, error) 
 	trust := &tls.Config{ServerName: hostName(c.route.Host), MinVersion: tls.VersionTLS12, InsecureSkipVerify: true} // on purpose: first use
 	trust.VerifyConnection = func(cs tls.ConnectionState) error {
 		shown = token.Pin(cs.PeerCertificates[len(cs.PeerCertificates)-1].PublicKey)
-		return checkServer(cs.PeerCertificates, shown, c.route.role(), hostName(c.route.Host), a.config.Now())
+		return checkServer(cs.PeerCertificates, anchor{RootKey: shown}, c.route.role(), hostName(c.route.Host), a.config.Now())
 	}
 	q := call{method: http.MethodGet, url: c.url(ccm.EndpointMP, "/.sms_aut"), query: string(ccm.AuthMPTRK), limit: maxInformation}
 	r, err := a.request(ctx, c, q)
@@ -534,7 +539,7 @@ func (a *Agent) move(ctx context.Context) (moved bool, err error) {
 // forgetPoint lets the next walk look for a management point again, after this one failed.
 func (a *Agent) forgetPoint(err error) error {
 	r := a.current()
-	if !Transient(err) || !r.Initial.inside() || r.Chosen == "" {
+	if !Transient(err) || !r.Initial.inside() || r.Chosen == "" || r.Route.Internet {
 		return nil
 	}
 	return a.save(func(r *record) { r.Chosen = "" })

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"errors"
 	"net/url"
 	"time"
@@ -19,13 +20,14 @@ type logs struct {
 	messaging *logfile.Log // CcmMessaging.log
 	location  *logfile.Log // LocationServices.log
 	folder    *logfile.Folder
+	place     *logfile.Log // ClientLocation.log
 }
 
 func newLogs(folder *logfile.Folder) logs {
 	open := func(component string) *logfile.Log {
 		return folder.Log(logfile.File{Name: component + ".log", Component: component, Format: logfile.Client})
 	}
-	return logs{open("ccmsetup"), open("ClientIDManagerStartup"), open("CcmMessaging"), open("LocationServices"), folder}
+	return logs{open("ccmsetup"), open("ClientIDManagerStartup"), open("CcmMessaging"), open("LocationServices"), folder, open("ClientLocation")}
 }
 
 // account is whose token is cached: the system's own (S2).
@@ -65,6 +67,9 @@ func (l httpLine) write(log *logfile.Log, r route, q call) {
 		path += "?" + q.query
 	}
 	log.Infof("%s: Host=%s, Path=%s, Port=%s, Protocol=%s, CcmTokenAuth=%d, Flags=%s, Options=%s", l.prefix, hostName(r.Host), path, r.port(), r.Scheme, tokenAuth, l.flags, l.options)
+	if q.method == methodCCM && r.secure() {
+		log.Infof("Target URL scheme is HTTPS: %s", q.url)
+	}
 	if tokenAuth == 1 {
 		log.Infof("Appending CCM Token to the header.")
 	}
@@ -125,8 +130,11 @@ func (logs) means(log *logfile.Log, what string) { log.Infof("Proving this devic
 
 // Lines about tokens (S2).
 
-func (logs) askingToken(log *logfile.Log, r route) {
-	log.Infof("Getting CCM Token from STS server '%s'", r.name())
+// askingToken has the first line everywhere but where messages renew the token (S2).
+func (l logs) askingToken(log *logfile.Log, r route) {
+	if log != l.messaging {
+		log.Infof("Getting CCM Token from STS server '%s'", r.name())
+	}
 	log.Infof("Getting CCM Token from %s", r.url(ccm.EndpointSTS, ""))
 }
 
@@ -143,6 +151,14 @@ func (logs) tokenEnds(log *logfile.Log, expires time.Time) {
 // selfProveCached has no line in the documents: S3 shows it as a picture only.
 func (logs) selfProveCached(log *logfile.Log, expires time.Time) {
 	log.Infof("Received self-prove token. Will expire at '%s'", expires.UTC().Format(logTime))
+}
+
+// enrolmentEnded is the last line of an enrolment that did not succeed, wherever else it is
+// told. It has no line in the documents.
+func (l logs) enrolmentEnded(err error) {
+	if err != nil && !errors.Is(err, context.Canceled) {
+		l.setup.Errorf("Enrolment did not succeed: %s", plain(err))
+	}
 }
 
 // Lines about registration (S2, product.md 5.5).
@@ -195,11 +211,8 @@ func (l logs) pointFailed(r route, err error) {
 
 // Lines about messages (S2).
 
-func (logs) messageSent(c *conversation, id, endpoint, address string) {
-	c.log.Infof("Sending remote sync message '%s' to host '%s' endpoint '%s'. Flags 0x280, sender account %s", id, c.route.name(), endpoint, account)
-	if c.route.secure() {
-		c.log.Infof("Target URL scheme is HTTPS: %s", address)
-	}
+func (logs) messageSent(c *conversation, m message) {
+	c.log.Infof("Sending remote sync message '%s' to host '%s' endpoint '%s'. Flags 0x280, sender account %s", m.id, c.route.name(), m.endpoint, account)
 }
 
 func (logs) messageAnswered(c *conversation, id, reply string) {
@@ -216,6 +229,9 @@ func (l logs) badStatus(c *conversation, address string, status ccm.Status) {
 	}
 	c.log.Errorf(format, status.Code, status.Reason)
 }
+
+// refused is ours: what the status means, with the code that the server gave.
+func (logs) refused(c *conversation, err error) { c.log.Errorf("%s", plain(err)) }
 
 // options is the number that stands in an error line. In LocationServices.log it is 63, and
 // 31 where revocation lists are not asked: so in the samples (S4), and derived from them.
@@ -240,6 +256,7 @@ func winHTTPErrors() map[catalog.Code]winHTTP {
 	const secure, name = revocation.SecureFailure, revocation.SecureFailureText
 	return map[catalog.Code]winHTTP{
 		catalog.ClientServerRoot:      {secure, name, revocation.FlagInvalidCA},
+		catalog.ClientRootRefused:     {secure, name, revocation.FlagInvalidCA},
 		catalog.ClientServerUntrusted: {secure, name, revocation.FlagInvalidCA},
 		catalog.ClientServerHost:      {secure, name, revocation.FlagName},
 		catalog.ClientServerExpired:   {secure, name, revocation.FlagDate},
@@ -257,6 +274,10 @@ func winHTTPErrors() map[catalog.Code]winHTTP {
 func (l logs) connectionFailed(c *conversation, address string, err error) {
 	failure, ok := explained(err)
 	if !ok {
+		return
+	}
+	if c.looking {
+		c.log.Infof("The management point %s is not to be reached from here.", c.route.Host)
 		return
 	}
 	files := []*logfile.Log{c.log}

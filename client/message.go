@@ -23,6 +23,7 @@ type message struct {
 	windows  *windowsProof // sends it to ccm_system_windowsauth
 	source   ccm.ClientID
 	signed   bool
+	told     bool // the log says already that it is sent
 }
 
 // reply is the answer to a message.
@@ -43,7 +44,9 @@ func (a *Agent) deliver(ctx context.Context, c *conversation, m message) (reply,
 		endpoint = ccm.EndpointSystemTokenAuth
 	}
 	address := c.url(endpoint, "/request")
-	a.logs.messageSent(c, m.id, m.endpoint, address)
+	if !m.told {
+		a.logs.messageSent(c, m)
+	}
 	var got reply
 	err := a.ask(ctx, c, func(now time.Time) (call, error) {
 		contentType, body, err := a.encode(c, m, now)
@@ -115,8 +118,12 @@ func (a *Agent) Send(ctx context.Context, endpoint, body string) (string, error)
 	if endpoint == "" || len(endpoint) > 128 || strings.ContainsFunc(endpoint, func(c rune) bool { return c <= ' ' || c > '~' }) {
 		return "", catalog.Errorf(catalog.ClientCommandValue, "%.64q is not an endpoint such as MP_PolicyManager", endpoint)
 	}
-	ctx, c := a.converse(ctx, r, a.logs.messaging, messageLine())
-	got, err := a.sendSigned(ctx, c, endpoint, body)
+	var got reply
+	err := a.byAnyWay(ctx, func() (err error) {
+		ctx, c := a.converse(ctx, a.current(), a.logs.messaging, messageLine())
+		got, err = a.sendSigned(ctx, c, endpoint, body)
+		return err
+	})
 	return got.text, err
 }
 
@@ -132,11 +139,13 @@ func (a *Agent) sendSigned(ctx context.Context, c *conversation, endpoint, body 
 		return reply{}, err
 	}
 	m := message{id: id, endpoint: endpoint, body: fixed(body), source: a.current().ClientID, signed: true}
+	a.logs.messageSent(c, m) // before a token is renewed for it (S2)
+	m.told = true
 	if m.token, err = a.fresh(ctx, c, ""); err != nil {
 		return reply{}, err
 	}
 	got, err := a.deliver(ctx, c, m)
-	if m.token == "" || !slices.Contains(endedCodes(), catalog.CodeOf(err)) {
+	if m.token == "" || !slices.Contains(endedCodes(), catalog.CodeOf(err)) && !a.rekeyed(err) {
 		return got, err
 	}
 	if m.token, err = a.fresh(ctx, c, m.token); err != nil {
@@ -147,5 +156,5 @@ func (a *Agent) sendSigned(ctx context.Context, c *conversation, endpoint, body 
 
 // endedCodes are refusals of a CCM token that a new one answers.
 func endedCodes() []catalog.Code {
-	return []catalog.Code{catalog.TokenExpired, catalog.TokenUnknownKey, catalog.TokenSignature, catalog.SymptomGatewayInvalidToken}
+	return []catalog.Code{catalog.TokenExpired, catalog.TokenUnknownKey, catalog.TokenKeyRevoked, catalog.TokenSignature, catalog.SymptomGatewayInvalidToken}
 }

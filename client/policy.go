@@ -52,12 +52,14 @@ func (a *Agent) Policies(ctx context.Context) ([]Assignment, error) {
 	if !r.State.registered() {
 		return nil, notEnrolled()
 	}
-	ctx, c := a.converse(ctx, r, a.logs.messaging, messageLine())
-	token, err := a.fresh(ctx, c, "")
-	if err != nil {
-		return nil, err
-	}
-	err = a.exclusive(ctx, func() error { return a.updatePolicies(ctx, c, token) })
+	err := a.byAnyWay(ctx, func() error {
+		ctx, c := a.converse(ctx, a.current(), a.logs.messaging, messageLine())
+		token, err := a.fresh(ctx, c, "")
+		if err != nil {
+			return err
+		}
+		return a.exclusive(ctx, func() error { return a.updatePolicies(ctx, c, token) })
+	})
 	return a.current().Policies, err
 }
 

@@ -127,13 +127,13 @@ func (a *Agent) renewTokens(ctx context.Context, c *conversation, n renewal) err
 
 func (a *Agent) selfProveDue() bool {
 	now, t := a.clock.corrected(), a.cached().SelfProve
-	return !t.lasts(now, 0) || !now.Before(t.Issued.Add(selfProveRenew))
+	return !t.lasts(now, 0) || !now.Before(t.renewAt(a.identity().thumbprint))
 }
 
 // Renew renews the CCM token when it is close to expiry and the self-prove token when it
-// is 30 days old; with force both. On a route without TLS there is nothing to renew.
+// has the age that the site says, 30 days or a little less; with force both. On a route without TLS there is nothing to renew.
 func (a *Agent) Renew(ctx context.Context, force bool) error {
-	return a.renew(ctx, renewal{both: force})
+	return a.byAnyWay(ctx, func() error { return a.renew(ctx, renewal{both: force}) })
 }
 
 func (a *Agent) renew(ctx context.Context, n renewal) error {
@@ -160,10 +160,10 @@ const (
 // failures are tried again, later each time. A device that is not enrolled, or whose
 // tokens have all ended, is an error: waiting would not help.
 func (a *Agent) Run(ctx context.Context) error {
-	retry := firstRetry
-	err := a.renewOrMove(ctx, renewal{})
+	retry, network := firstRetry, a.network()
+	err := a.byAnyWay(ctx, func() error { return a.renewOrMove(ctx, renewal{ccm: a.gatewaysDue(gatewaysAtStart)}) })
 	for ctx.Err() == nil {
-		pause := a.jitter(a.rest() * 3 / 4)
+		pause := a.untilDue(a.jitter(a.rest() * 3 / 4))
 		switch {
 		case err == nil:
 			retry = firstRetry
@@ -173,11 +173,22 @@ func (a *Agent) Run(ctx context.Context) error {
 			pause = max(a.jitter(retry), asked(err))
 			retry = min(2*retry, lastRetry)
 		}
+		look := false
+		if err == nil {
+			pause, look = a.untilLook(pause, network)
+		}
 		a.planned(ctx, pause)
-		if a.config.Wait(ctx, pause) != nil {
+		elsewhere, stopped := a.pause(ctx, pause, network)
+		if stopped != nil {
 			break
 		}
-		err = a.renewOrMove(ctx, renewal{ccm: true})
+		due := renewal{ccm: !look}
+		if elsewhere {
+			network = a.network()
+			a.onAnotherNetwork(ctx)
+			due = renewal{ccm: a.gatewaysDue(gatewaysLast)}
+		}
+		err = a.byAnyWay(ctx, func() error { return a.renewOrMove(ctx, due) })
 	}
 	return nil
 }
@@ -185,8 +196,8 @@ func (a *Agent) Run(ctx context.Context) error {
 // renewOrMove renews; inside, when the management point fails, at another one.
 func (a *Agent) renewOrMove(ctx context.Context, n renewal) error {
 	err := a.renew(ctx, n)
-	if !Transient(err) || !a.current().Initial.inside() {
-		return err
+	if r := a.current(); !Transient(err) || !r.Initial.inside() || r.Route.Internet || unreachable(err) && len(r.Roaming.Gateways) > 0 {
+		return err // to another way altogether: byAnyWay
 	}
 	if moved, failed := a.move(ctx); failed != nil || !moved {
 		return err
@@ -255,6 +266,10 @@ func (r record) waiting(err error) string {
 		return "the network or the server"
 	case code == catalog.ClientTokenNeeded || code == catalog.ClientAwayTooLong:
 		return "a bulk registration token"
+	case code == catalog.ReturnUnknown:
+		return "a bulk registration token: the site does not know this device's key"
+	case code == catalog.ClientKeyChangeOpen:
+		return "the site, to say which of the device's two keys it knows"
 	case code == catalog.ClientRegistrationWaits:
 		return "the site to carry out the registration, and then the token again"
 	}

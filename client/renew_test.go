@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -48,6 +49,36 @@ func TestFiftyMessagesRenewOneToken(t *testing.T) {
 	}
 	if text := readLog(t, agent, "CcmMessaging.log"); !strings.Contains(text, "CCM Token for 'S-1-5-18' (03/02/2026 16:00:00) is already expired or close to expire") {
 		t.Errorf("CcmMessaging.log does not say that the token ends:\n%s", text)
+	}
+}
+
+// S2, "CCM token renewal": the message first, then the token for it, then the request.
+func TestARenewalHasTheLinesOfTheDocumentsInTheirOrder(t *testing.T) {
+	site := newTestSite(t)
+	agent := site.newAgent()
+	agent.enrol(t, site.setup())
+	before := len(records(readLog(t, agent, "CcmMessaging.log")))
+	site.clock.add(token.CCMLifetime - closeToExpiry/2)
+	if _, err := agent.Send(t.Context(), "MP_Echo", "<A/>"); err != nil {
+		t.Fatal(err)
+	}
+	const gateway, role = "gateway.test", "/72057594037937981"
+	lines := records(readLog(t, agent, "CcmMessaging.log"))[before:]
+	rest := lines
+	for _, want := range []string{
+		"Sending remote sync message '{", "CCM Token for 'S-1-5-18' (03/02/2026 16:00:00) is already expired or close to expire",
+		"Getting CCM Token from https://" + gateway + "/CCM_Proxy_ServerAuth" + role + "/CCM_STS", "Cached encrypted token for 'S-1-5-18'. Will expire at '",
+		"ccmhttp: Host=" + gateway + ", Path=/CCM_Proxy_ServerAuth" + role + "/ccm_system_tokenauth/request, Port=443, Protocol=https, CcmTokenAuth=1, Flags=0x4200, Options=0x1e0",
+		"Target URL scheme is HTTPS: https://" + gateway + "/CCM_Proxy_ServerAuth" + role + "/ccm_system_tokenauth/request", "Appending CCM Token to the header.", "Message '{",
+	} {
+		at := slices.IndexFunc(rest, func(line string) bool { return strings.HasPrefix(line, want) })
+		if at < 0 {
+			t.Fatalf("no %q there in\n%s", want, strings.Join(lines, "\n"))
+		}
+		rest = rest[at+1:]
+	}
+	if sent := strings.Count(strings.Join(lines, "\n"), "Sending remote sync message"); sent != 1 {
+		t.Errorf("the log says %d times that one message is sent", sent)
 	}
 }
 
@@ -134,7 +165,7 @@ func TestRenewalOfTheSelfProveToken(t *testing.T) {
 		code  catalog.Code
 	}{
 		{"day 1", day, false, false, ""},
-		{"day 29", 29 * day, false, false, ""},
+		{"day 26", 26 * day, false, false, ""},
 		{"day 30", 30 * day, false, true, ""},
 		{"day 89", 89 * day, false, true, ""},
 		{"day 91", 91 * day, false, false, catalog.ClientAwayTooLong},
@@ -144,6 +175,7 @@ func TestRenewalOfTheSelfProveToken(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			site := newTestSite(t)
+			site.noReturn = true
 			agent := site.newAgent()
 			agent.enrol(t, site.setup())
 			before := agent.cached().SelfProve.Issued
@@ -223,6 +255,7 @@ func TestRunEndsWhenWaitingWouldNotHelp(t *testing.T) {
 	}
 	agent.enrol(t, site.setup())
 	site.clock.add(91 * 24 * time.Hour)
+	site.noReturn = true
 	if err := agent.Run(t.Context()); catalog.CodeOf(err) != catalog.ClientAwayTooLong {
 		t.Errorf("got %v, want %s", err, catalog.ClientAwayTooLong)
 	}
@@ -320,11 +353,11 @@ func TestDamagedFolders(t *testing.T) {
 		damage func(dir string) error
 		code   catalog.Code
 	}{
-		{"state is no JSON", func(dir string) error { return os.WriteFile(dir+"/state.json", []byte("{"), 0o600) }, catalog.ClientStateDamaged},
-		{"unknown state", func(dir string) error { return os.WriteFile(dir+"/state.json", []byte(`{"state":"odd"}`), 0o600) }, catalog.ClientStateDamaged},
-		{"foreign client id", func(dir string) error {
+		{"state is no JSON, replaced by the copy", func(dir string) error { return os.WriteFile(dir+"/state.json", []byte("{"), 0o600) }, ""},
+		{"unknown state, replaced by the copy", func(dir string) error { return os.WriteFile(dir+"/state.json", []byte(`{"state":"odd"}`), 0o600) }, ""},
+		{"foreign client id, replaced by the copy", func(dir string) error {
 			return os.WriteFile(dir+"/state.json", []byte(`{"state":"ready","client_id":"x"}`), 0o600)
-		}, catalog.ClientStateDamaged},
+		}, ""},
 		{"state is open to others", func(dir string) error { return os.Chmod(dir+"/state.json", 0o644) }, catalog.ClientFolderOpen},
 		{"keys are gone", func(dir string) error { return os.Remove(dir + "/keys.sealed") }, catalog.ClientKeysUnreadable},
 		{"keys are damaged", func(dir string) error { return os.WriteFile(dir+"/keys.sealed", []byte("x"), 0o600) }, catalog.ClientKeysUnreadable},

@@ -60,7 +60,7 @@ func (a *Agent) checkSigned(c *conversation, response *http.Response, body []byt
 	if err != nil {
 		return err
 	}
-	if err := checkSigner(response.Header.Get(ccm.HeaderSignedReplyChain), pin, n.RootKey, a.config.Now()); err != nil {
+	if err := checkSigner(response.Header.Get(ccm.HeaderSignedReplyChain), pin, n, a.config.Now()); err != nil {
 		return err
 	}
 	if err := reply.Answers(strings.TrimPrefix(asked, wantsChain), path.Internal(), response.StatusCode, body); err != nil || seen {
@@ -71,7 +71,7 @@ func (a *Agent) checkSigned(c *conversation, response *http.Response, body []byt
 
 // checkSigner wants the certificate of a management point of this site, of the key that
 // signed.
-func checkSigner(text, pin, rootKey string, now time.Time) error {
+func checkSigner(text, pin string, n anchor, now time.Time) error {
 	chain, err := parseChain(text)
 	switch {
 	case err != nil:
@@ -79,7 +79,7 @@ func checkSigner(text, pin, rootKey string, now time.Time) error {
 	case token.Pin(chain[0].PublicKey) != pin:
 		return catalog.Errorf(catalog.ClientReplyUnsigned, "the signature is not of the certificate that comes with it")
 	}
-	if err := checkIssued(chain, rootKey, token.RoleManagementPoint, now); err != nil {
+	if err := checkIssued(chain, n, token.RoleManagementPoint, now); err != nil {
 		return catalog.Wrap(catalog.ClientReplyUnsigned, err, "the signer is no management point of this site: %s", plain(err))
 	}
 	return nil

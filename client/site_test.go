@@ -108,7 +108,13 @@ type testSite struct {
 	resource  string      // that AADAuthInfo names instead of the site's
 	company   *authority.Authority
 	lists     *http.Client // for revocation lists
-	shownBy   []string     // subjects of client certificates that came
+
+	nonces     token.Nonces  // nil: proofs are judged by the clock alone
+	noReturn   bool          // no device comes back by its key alone
+	quarantine string        // said with tokens until a device registers
+	renewAfter time.Duration // said with self-prove tokens
+	gateways   []string      // said with tokens of registered devices; nil: nothing is said
+	shownBy    []string      // subjects of client certificates that came
 }
 
 type testDevice struct {
@@ -292,6 +298,10 @@ func (s *testSite) serve(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	w.Header().Set("Date", s.clock.now().UTC().Format(http.TimeFormat))
+	if s.nonces != nil {
+		w.Header().Set("DPoP-Nonce", s.nonces.Nonce())
+		w.Header()["Date"] = nil // somebody on the way leaves it out
+	}
 	path, err := ccm.ParsePath(r.RequestURI)
 	if err != nil {
 		ccm.WriteError(w, r, ccm.Status{}, err)
@@ -431,7 +441,7 @@ func (s *testSite) bearer(r *http.Request, kinds ...token.Kind) (token.Claims, p
 	if err != nil {
 		return claims, "", err
 	}
-	p, err := token.VerifyProof(r.Header.Get("DPoP"), r.Method, raw, now)
+	p, err := token.VerifyProofNonce(r.Header.Get("DPoP"), r.Method, raw, now, s.nonces)
 	if err != nil {
 		return claims, "", err
 	}
@@ -478,7 +488,19 @@ func (s *testSite) exchange(w http.ResponseWriter, r *http.Request) error {
 	var key proof.KeyThumbprint
 	var claims token.Claims
 	audience := "https://" + r.Host + r.URL.Path
-	if r.Header.Get("Authorization") == "" {
+	if r.Header.Get("Authorization") == "" && strings.HasPrefix(r.URL.Path, "/CCM_Proxy_") {
+		if s.noReturn {
+			return catalog.Errorf(catalog.ReturnOff, "")
+		}
+		p, err := token.VerifyProofNonce(r.Header.Get("DPoP"), r.Method, "", s.clock.now(), s.nonces)
+		if err != nil {
+			return err
+		}
+		if key = p.Key; s.devices[key] == nil || p.URL != audience || s.seen[p.ID] {
+			return catalog.Errorf(catalog.ReturnUnknown, "")
+		}
+		s.seen[p.ID] = true
+	} else if r.Header.Get("Authorization") == "" {
 		subject, err := token.AssertionSubject(r.PostForm.Get("assertion"))
 		if err != nil {
 			return err
@@ -551,9 +573,13 @@ func (s *testSite) issue(w http.ResponseWriter, claims token.Claims) error {
 		approval = ccm.ApprovalUnknown
 	}
 	w.Header().Set("Content-Type", "application/json")
+	var gateways any
+	if claims.Scope != token.ScopeRegister && s.gateways != nil {
+		gateways = s.gateways
+	}
 	return json.NewEncoder(w).Encode(map[string]any{
-		"access_token": raw, "issued_token_type": tokenURN + string(claims.Kind), "token_type": "DPoP", "expires_in": int(life.Seconds()),
-		"scope": claims.Scope, "client_id": claims.Client, "approval_status": approval,
+		"gateways": gateways, "access_token": raw, "issued_token_type": tokenURN + string(claims.Kind), "token_type": "DPoP", "expires_in": int(life.Seconds()),
+		"scope": claims.Scope, "client_id": claims.Client, "approval_status": approval, "quarantine": s.quarantine, "renew_after": int(s.renewAfter.Seconds()),
 	})
 }
 
@@ -637,6 +663,7 @@ func (s *testSite) register(m *ccm.Message, claims token.Claims) (string, error)
 		s.devices[key].approval = ccm.ApprovalNotApplicable
 	}
 	response.ApprovalStatus = cmp.Or(s.devices[key].approval, s.approval)
+	s.quarantine = ""
 	response.SMSID = s.devices[key].id
 	if s.otherID {
 		response.SMSID = "GUID:00000000-0000-4000-8000-000000000001"

@@ -64,6 +64,8 @@ type record struct {
 
 	Tokens   []TokenStatus `json:"tokens,omitempty"`
 	Policies []Assignment  `json:"policies,omitempty"`
+
+	Roaming roaming `json:"roaming,omitzero"`
 }
 
 // tokens reports whether the device proves itself by tokens; see conversation.tokens.
@@ -73,6 +75,7 @@ func (r record) clone() record {
 	r.Tokens, r.Policies = slices.Clone(r.Tokens), slices.Clone(r.Policies)
 	r.Revocation.Sources = slices.Clone(r.Revocation.Sources)
 	r.Points, r.Verified = slices.Clone(r.Points), slices.Clone(r.Verified)
+	r.Roaming = r.Roaming.clone()
 	return r
 }
 
@@ -86,7 +89,7 @@ func (r record) check() error {
 			return catalog.Errorf(catalog.ClientStateDamaged, "state.json has a client id that is none")
 		}
 	}
-	for _, way := range append([]route{r.Route, r.Initial}, r.Points...) {
+	for _, way := range slices.Concat([]route{r.Route, r.Initial, r.Roaming.Home}, r.Points, r.Roaming.Gateways) {
 		if way.Host != "" && (checkHost(way.Host) != nil || way.Scheme != "http" && way.Scheme != "https") {
 			return catalog.Errorf(catalog.ClientStateDamaged, "state.json has an address that is none")
 		}
@@ -135,6 +138,15 @@ type Status struct {
 	Tokens          []TokenStatus `json:"tokens,omitempty"`
 	Policies        []Assignment  `json:"policies,omitempty"`
 	ClockOffset     time.Duration `json:"clock_offset,omitempty"` // the site's clock less this device's, once learned
+
+	Way           string    `json:"way,omitempty"`           // WayInside or WayInternet
+	WaySince      time.Time `json:"way_since,omitzero"`      // since when
+	WayWhy        string    `json:"way_why,omitempty"`       // and why
+	LooksFor      string    `json:"looks_for,omitempty"`     // outside: the management point that it returns to
+	Looked        time.Time `json:"looked,omitzero"`         // when it was last looked for
+	NotInside     string    `json:"not_inside,omitempty"`    // what came of it
+	Gateways      []string  `json:"gateways,omitempty"`      // that the site has named, as CCMHOSTNAME has them
+	GatewaysHeard time.Time `json:"gateways_heard,omitzero"` // when
 }
 
 // Status returns how far the device has come, as the folder says it now: another process
@@ -165,6 +177,7 @@ func (a *Agent) Status() Status {
 	} else if r.Route.Host != "" {
 		s.ManagementPoint = r.Route.Scheme + "://" + r.Route.Host
 	}
+	r.fillWay(&s)
 	return s
 }
 

@@ -30,8 +30,10 @@ type conversation struct {
 	route route
 	name  string // the device's host name
 
-	company bool // a certificate of the company is shown
-	checks  bool // servers' certificates are looked up in revocation lists
+	as      *identity // that is tried instead of the device's own; nil mostly
+	company bool      // a certificate of the company is shown
+	checks  bool      // servers' certificates are looked up in revocation lists
+	looking bool      // from outside, whether the management point is there: that it is not is no error
 }
 
 // certificate reports whether the device proves itself by its certificate in TLS, and not

@@ -25,7 +25,7 @@ const (
 // When tokens are renewed.
 const (
 	closeToExpiry  = 10 * time.Minute    // a message waits for a new CCM token
-	selfProveRenew = 30 * 24 * time.Hour // "renews the token once a month" (S3)
+	selfProveRenew = 30 * 24 * time.Hour // "renews the token once a month" (S3), unless the site says otherwise
 )
 
 // tokenCache is the content of tokens.sealed: "cached encrypted" (S2). The bulk
@@ -43,6 +43,8 @@ type cachedToken struct {
 	Client  ccm.ClientID `json:"client,omitempty"`
 	Issued  time.Time    `json:"issued,omitzero"`
 	Expires time.Time    `json:"expires,omitzero"`
+
+	RenewAfter time.Duration `json:"renew_after,omitempty"` // age at which it is renewed, as the site says; 0 for the documents'
 }
 
 // lasts reports whether the token is good for that much longer.
@@ -82,7 +84,7 @@ func (a *Agent) credentials(r record, bulk Secret) []credential {
 	if bulk != "" {
 		list = append(list, credential{what: "bulk registration token", token: string(bulk)})
 	}
-	if r.Route.RoleID == 0 && r.State.registered() {
+	if r.State.registered() && (r.Route.RoleID == 0 || !a.usesEntra(r)) { // inside as ever; through a gateway for a device whose tokens have ended and that has no tenant to ask
 		list = append(list, credential{what: "assertion of the registered key"})
 	}
 	return list
@@ -96,8 +98,19 @@ func (a *Agent) nothingToShow() error {
 	return catalog.Errorf(catalog.ClientTokenNeeded, "give --token-file with the token of `postern token new`")
 }
 
-// obtain gets a token with the best credential that the token service takes, and keeps it.
-func (a *Agent) obtain(ctx context.Context, c *conversation, kind token.Kind, bulk Secret) (exchanged, error) {
+// noReturn says of a site that lets no device come back by its key alone what that means here.
+func (a *Agent) noReturn(err error) error {
+	if catalog.CodeOf(err) != catalog.ReturnOff {
+		return err
+	}
+	if t := a.cached().SelfProve; t.Token != "" {
+		return catalog.Wrap(catalog.ClientAwayTooLong, err, "the self-prove token ended %s, and this site lets no device come back by its key alone", stamp(t.Expires))
+	}
+	return catalog.Wrap(catalog.ClientAwayTooLong, err, "no token is left, and this site lets no device come back by its key alone")
+}
+
+// obtainOnce gets a token with the best credential that the token service takes, and keeps it.
+func (a *Agent) obtainOnce(ctx context.Context, c *conversation, kind token.Kind, bulk Secret) (exchanged, error) {
 	list := a.credentials(a.current(), bulk)
 	if len(list) == 0 {
 		return exchanged{}, a.nothingToShow()
@@ -111,14 +124,26 @@ func (a *Agent) obtain(ctx context.Context, c *conversation, kind token.Kind, bu
 		if Transient(err) && with.tenant {
 			away = err
 		}
-		if i+1 == len(list) || !with.tenant && !refusal(err) {
+		if i+1 == len(list) || !with.tenant && !refusal(err) || list[i+1].token == "" && ofTheDevice(err) {
 			break
 		}
 	}
 	if err != nil && away != nil && ctx.Err() == nil {
 		return got, away // waiting helps: the provider comes back
 	}
-	return got, err
+	if err == nil && got.quarantine == quarantineAutomatic {
+		a.proveAfresh(ctx, c)
+	}
+	return got, a.noReturn(err)
+}
+
+// ofTheDevice reports whether a refusal is of the device itself: its key alone does no better.
+func ofTheDevice(err error) bool {
+	switch catalog.CodeOf(err) {
+	case catalog.DeviceUnknown, catalog.DeviceBlocked, catalog.DeviceObsolete, catalog.KeyBlocked:
+		return true
+	}
+	return false
 }
 
 // obtainWith gets a token with one credential.
@@ -163,7 +188,10 @@ func refusal(err error) bool {
 // exchanged is what the token service gave.
 type exchanged struct {
 	cachedToken
-	approval ccm.ApprovalStatus
+	approval   ccm.ApprovalStatus
+	quarantine string // how the device leaves it; "" when it is in none
+
+	gateways *[]string // as CCMHOSTNAME has them; nil when the answer says nothing of them
 }
 
 // exchange is one request to CCM_STS.
@@ -176,7 +204,7 @@ func (a *Agent) exchange(ctx context.Context, c *conversation, kind token.Kind, 
 	err := a.ask(ctx, c, func(now time.Time) (call, error) {
 		form := url.Values{"grant_type": {grantExchange}, "requested_token_type": {tokenURN + string(kind)}}
 		if kind == token.KindSelfProve || with.token == "" {
-			assertion, err := token.SignAssertion(a.identity().signing, a.current().ClientID, address, now)
+			assertion, err := token.SignAssertion(a.speaker(c).signing, a.current().ClientID, address, now)
 			if err != nil {
 				return call{}, err
 			}
@@ -185,7 +213,7 @@ func (a *Agent) exchange(ctx context.Context, c *conversation, kind token.Kind, 
 		}
 		return call{
 			method: http.MethodPost, url: address, contentType: "application/x-www-form-urlencoded", body: []byte(form.Encode()),
-			token: with.token, scheme: with.scheme, preAuth: true, limit: maxTokenAnswer,
+			token: with.token, scheme: with.scheme, preAuth: true, limit: maxTokenAnswer, keyAlone: with.token == "" && c.route.RoleID != 0,
 		}, nil
 	}, func(got2 answer) (err error) {
 		got, err = parseTokenAnswer(kind, got2, a.clock.corrected())
@@ -203,6 +231,10 @@ type tokenAnswer struct {
 	Scope           string `json:"scope"`
 	ClientID        string `json:"client_id"`
 	ApprovalStatus  *int   `json:"approval_status"`
+	RenewAfter      int64  `json:"renew_after"`
+	Quarantine      string `json:"quarantine"`
+
+	Gateways *[]string `json:"gateways"` // absent: the site says nothing of them
 }
 
 // maxTokenLife is more than any token lives.
@@ -225,7 +257,10 @@ func parseTokenAnswer(kind token.Kind, got answer, now time.Time) (exchanged, er
 	case kind == token.KindCCM && t.Scope != token.ScopeRegister && t.Scope != token.ScopeClient:
 		return exchanged{}, catalog.Errorf(catalog.ClientAnswerUnreadable, "the token service's answer has the scope %.40q", clean(t.Scope, 40))
 	}
-	out := exchanged{cachedToken{Token: t.AccessToken, Scope: t.Scope, Client: id, Issued: now.UTC(), Expires: now.Add(life).UTC()}, ccm.ApprovalUnknown}
+	out := exchanged{cachedToken{Token: t.AccessToken, Scope: t.Scope, Client: id, Issued: now.UTC(), Expires: now.Add(life).UTC()}, ccm.ApprovalUnknown, t.Quarantine, gatewaysOf(t)}
+	if kind == token.KindSelfProve && t.RenewAfter > 0 && t.RenewAfter < int64(life/time.Second) {
+		out.RenewAfter = time.Duration(t.RenewAfter) * time.Second
+	}
 	if t.ApprovalStatus != nil {
 		out.approval = ccm.ApprovalStatus(*t.ApprovalStatus)
 	}
@@ -255,9 +290,14 @@ func (a *Agent) keepToken(c *conversation, kind token.Kind, got exchanged) error
 	} else {
 		a.logs.tokenCached(c.log, got.Expires)
 	}
-	tokens := a.cached().status()
+	tokens, now, network := a.cached().status(), a.config.Now(), a.network()
 	return a.save(func(r *record) {
 		r.Tokens = tokens
+		if got.Scope != token.ScopeRegister {
+			if r.Roaming.hear(got.gateways, now, network); c.route.inside() {
+				r.Roaming.InsideOn = network
+			}
+		}
 		switch {
 		case got.Scope == token.ScopeRegister && r.State != StatePending:
 			r.State, r.ClientID = StateTokenExchanged, got.Client

@@ -22,6 +22,8 @@ type anchor struct {
 	CA      string    `json:"ca,omitempty"`       // PEM
 	Learned time.Time `json:"learned,omitzero"`   // when the root key was taken on first use
 	From    string    `json:"from,omitempty"`     // from which management point
+
+	Former []formerRoot `json:"former_roots,omitempty"` // from which the site has led to RootKey
 }
 
 func (n anchor) empty() bool { return n.RootKey == "" && n.CA == "" }
@@ -31,13 +33,17 @@ func (n anchor) same(other anchor) bool { return n.RootKey == other.RootKey && n
 
 // origin says where the anchor comes from.
 func (n anchor) origin() string {
+	led := ""
+	if len(n.Former) > 0 {
+		led = fmt.Sprintf("; the site has led on from the root %s, which was replaced", n.Former[0].RootKey)
+	}
 	switch {
 	case !n.Learned.IsZero():
-		return fmt.Sprintf("learned on first use at %s from %s, not given by a person", stamp(n.Learned), n.From)
+		return fmt.Sprintf("learned on first use at %s from %s, not given by a person", stamp(n.Learned), n.From) + led
 	case n.empty():
 		return ""
 	}
-	return "given at enrolment"
+	return "given at enrolment" + led
 }
 
 // noAnchorInside is the refusal of plain HTTP where nothing could be recognised.
@@ -113,7 +119,7 @@ func (n anchor) tlsConfig(r route, now func() time.Time) *tls.Config {
 	config := &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12, Time: now}
 	config.InsecureSkipVerify = true // the next line is the check
 	config.VerifyConnection = func(cs tls.ConnectionState) error {
-		return checkServer(cs.PeerCertificates, n.RootKey, r.role(), host, now())
+		return checkServer(cs.PeerCertificates, n, r.role(), host, now())
 	}
 	return config
 }
@@ -131,8 +137,8 @@ const maxChain = 4
 // checkServer checks the chain that a server showed: leaf first, the site root last
 // (design decision 15). Codes: ClientServerRoot, ClientServerRole, ClientServerHost,
 // ClientServerExpired.
-func checkServer(chain []*x509.Certificate, rootKey, role, host string, now time.Time) error {
-	if err := checkIssued(chain, rootKey, role, now); err != nil {
+func checkServer(chain []*x509.Certificate, n anchor, role, host string, now time.Time) error {
+	if err := checkIssued(chain, n, role, now); err != nil {
 		return err
 	}
 	leaf := chain[0]
@@ -143,12 +149,13 @@ func checkServer(chain []*x509.Certificate, rootKey, role, host string, now time
 }
 
 // checkIssued checks that a chain is one of a role under the site root.
-func checkIssued(chain []*x509.Certificate, rootKey, role string, now time.Time) error {
+func checkIssued(chain []*x509.Certificate, n anchor, role string, now time.Time) error {
 	if len(chain) < 2 || len(chain) > maxChain {
 		return catalog.Errorf(catalog.ClientServerRoot, "the server shows %d certificates; wanted are its own first and the site root last", len(chain))
 	}
-	if got := token.Pin(chain[len(chain)-1].PublicKey); got != rootKey {
-		return catalog.Errorf(catalog.ClientServerRoot, "the server's chain ends in the root %s, wanted %s", got, rootKey)
+	now = notBefore(chain, now)
+	if got := token.Pin(chain[len(chain)-1].PublicKey); !n.trusts(got, now) {
+		return catalog.Errorf(catalog.ClientServerRoot, "the server's chain ends in the root %s, wanted %s", got, n.RootKey)
 	}
 	if err := checkChain(chain, now); err != nil {
 		return err

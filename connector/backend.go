@@ -26,7 +26,7 @@ import (
 func backendURL(base, path string) (*url.URL, error) {
 	b, err := url.Parse(base)
 	if err != nil || b.Scheme != "https" || b.Hostname() == "" || b.User != nil || strings.Trim(b.Path, "/") != "" || b.RawQuery != "" || b.Fragment != "" {
-		return nil, catalog.Errorf(catalog.BackendNotAllowed, "%q is not https://host[:port]", base)
+		return nil, catalog.Errorf(catalog.BackendNotAllowed, "%q is not https://host[:port]", withoutLogin(base))
 	}
 	p, err := url.ParseRequestURI(path)
 	if err != nil || strings.Contains(path, "#") || p.Scheme != "" || p.Host != "" || p.User != nil || !strings.HasPrefix(p.Path, "/") || strings.HasPrefix(p.Path, "//") {
@@ -63,13 +63,25 @@ const backendHandshake = 10 * time.Second
 // dialBackend connects to a management point. Each connection has a configuration of its
 // own, because what is shown depends on what the other side has shown.
 func (c *Connector) dialBackend(ctx context.Context, dialer *net.Dialer, network, address string) (net.Conn, error) {
+	known := c.state.Anchors().Newest()
+	conn, err := handshake(ctx, dialer, network, address, c.backendTLS(address))
+	if catalog.CodeOf(rootError(err)) != catalog.RoleCertificateRoot {
+		return conn, err
+	}
+	if c.followRoots(ctx, dialer, network, address) || c.state.Anchors().Newest() != known { // another request may have been led there first
+		return handshake(ctx, dialer, network, address, c.backendTLS(address))
+	}
+	return conn, err
+}
+
+func handshake(ctx context.Context, dialer *net.Dialer, network, address string, config *tls.Config) (net.Conn, error) {
 	raw, err := dialer.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, backendHandshake)
 	defer cancel()
-	conn := tls.Client(raw, c.backendTLS(address))
+	conn := tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
 		return nil, err
@@ -80,7 +92,7 @@ func (c *Connector) dialBackend(ctx context.Context, dialer *net.Dialer, network
 // backendTLS accepts a management point's role certificate under the site root, or a
 // certificate for the host's name under the company's authorities where they are given.
 func (c *Connector) backendTLS(address string) *tls.Config {
-	bySite := auth.ServerVerifier(c.cfg.RootPin, token.RoleManagementPoint, c.cfg.Now)
+	bySite := auth.ServerVerifierUnder(c.state, token.RoleManagementPoint, c.cfg.Now)
 	host, _, _ := net.SplitHostPort(address)
 	ours := false // known before a certificate is asked for: TLS orders it so
 	return &tls.Config{

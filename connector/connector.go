@@ -39,6 +39,7 @@ type Config struct {
 	Name            string
 	Certificate     tls.Certificate // role certificate, with the whole chain to the site root
 	RootPin         string          // SHA-256 of the site root's key
+	Roots           *auth.Anchors   // the site roots that are trusted, RootPin the first; default RootPin alone
 	ManagementPoint string          // https URL of the management point that tells the site state
 
 	Gateways              func() []Gateway // default: those of the site state
@@ -113,7 +114,7 @@ type Connector struct {
 	managementPoint *url.URL
 	certificate     atomic.Pointer[tls.Certificate]
 	state           *auth.State
-	backends        *http.Transport
+	backends        atomic.Pointer[http.Transport] // replaced with the certificate
 	traffic         *traffic
 	following       *slot // the stream of the site state
 
@@ -138,20 +139,25 @@ func New(cfg Config) (*Connector, error) {
 	c := &Connector{
 		cfg:             cfg,
 		managementPoint: base,
-		state:           auth.NewState(cfg.RootPin, cfg.Now),
+		state:           siteState(cfg),
 		traffic:         newTraffic(cfg.Name, cfg.Now()),
 		following:       newSlot(cfg.Now()),
 		wake:            make(chan struct{}, 1),
 		keepers:         map[Gateway]*keeper{},
 	}
 	c.SetCertificate(cfg.Certificate)
-	c.backends = c.backendTransport()
 	return c, nil
 }
 
 // SetCertificate makes new connections use another role certificate, as after its
-// renewal.
-func (c *Connector) SetCertificate(certificate tls.Certificate) { c.certificate.Store(&certificate) }
+// renewal. Requests to management points take new connections from now on: one that is
+// kept alive for long would show the old certificate beyond its end.
+func (c *Connector) SetCertificate(certificate tls.Certificate) {
+	c.certificate.Store(&certificate)
+	if old := c.backends.Swap(c.backendTransport()); old != nil {
+		old.CloseIdleConnections()
+	}
+}
 
 // Reload makes the connector read Config.Gateways again at once, not at the next turn.
 func (c *Connector) Reload() {
@@ -170,7 +176,7 @@ func (c *Connector) Run(ctx context.Context) error {
 	follow, stopFollowing := context.WithCancel(context.WithoutCancel(ctx))
 	var following sync.WaitGroup
 	following.Go(func() { c.follow(follow) })
-	defer c.backends.CloseIdleConnections()
+	defer func() { c.backends.Load().CloseIdleConnections() }()
 	defer following.Wait()
 	defer stopFollowing()
 

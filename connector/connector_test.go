@@ -264,8 +264,8 @@ func TestLargeBodiesStream(t *testing.T) {
 	if sha256.Sum256([]byte(a.body)) != sha256.Sum256(sent) {
 		t.Errorf("%d bytes came back, not the %d that were sent", len(a.body), len(sent))
 	}
-	eventually(t, func() bool { return len(c.Snapshot().Endpoints) == 1 && c.Snapshot().Endpoints[0].Requests == 1 })
-	row := c.Snapshot().Endpoints[0]
+	eventually(t, func() bool { return len(c.snapshot().Endpoints) == 1 && c.snapshot().Endpoints[0].Requests == 1 })
+	row := c.snapshot().Endpoints[0]
 	if row.RequestBytes != int64(len(sent)) || row.ResponseBytes != int64(len(sent)) {
 		t.Errorf("counted %d and %d bytes, want %d", row.RequestBytes, row.ResponseBytes, len(sent))
 	}
@@ -303,6 +303,43 @@ func TestManagementPointDown(t *testing.T) {
 }
 
 // A management point with TLS 1.3 judges the connector's certificate when the connector's handshake is over: its alert comes with the answer.
+// A connection that is kept alive would show the old certificate beyond its end.
+func TestARenewedCertificateIsShownFromTheNextRequestOn(t *testing.T) {
+	s, g, c := connected(t)
+	under, finish := make(chan struct{}), make(chan struct{})
+	s.handler = func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/slow") {
+			close(under)
+			<-finish
+		}
+		fmt.Fprint(w, token.Pin(r.TLS.PeerCertificates[0].PublicKey))
+	}
+	ask := func(file string) string {
+		return send(t, g.hub, newRequest(t, "GET", target("/CCM_Client"+file), nil)).body
+	}
+	old := pinOf(c.cfg.Certificate)
+	if got := ask("/a"); got != old {
+		t.Fatalf("at first %s, want %s", got, old)
+	}
+	slow := make(chan string, 1)
+	go func() { slow <- ask("/slow") }()
+	await(t, under)
+	fresh := s.root.issue(t, token.RoleConnector, "connector1", x509.ExtKeyUsageClientAuth)
+	c.SetCertificate(fresh)
+	for range 3 {
+		if got, want := ask("/b"), pinOf(fresh); got != want {
+			t.Errorf("renewed: %s, want %s", got, want)
+		}
+	}
+	close(finish)
+	if got := await(t, slow); got != old {
+		t.Errorf("what was under way ended with %s, want %s", got, old)
+	}
+	if got, want := ask("/c"), pinOf(fresh); got != want {
+		t.Errorf("after it: %s, want %s", got, want)
+	}
+}
+
 func TestManagementPointRefusesTheCertificate(t *testing.T) {
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		t.Run(tls.VersionName(version), func(t *testing.T) {
@@ -812,6 +849,42 @@ func TestStateIsRelayedAsItComes(t *testing.T) {
 	wantRefusal(t, send(t, through, newRequest(t, "PUT", statePath, nil)), 405, "", catalog.ConnectorMethodRefused)
 }
 
+// A gateway that was taken opens streams without end; each would be a connection to the
+// management point.
+func TestAGatewayHasAFewStreamsOfTheStateOnly(t *testing.T) {
+	s, g, _ := connected(t)
+	all := g.hub.Connections()
+	through := g.hub.Through(all[0].ID)
+	open := func() (*http.Response, context.CancelFunc) {
+		request := newRequest(t, "GET", statePath, nil)
+		ctx, cancel := context.WithCancel(request.Context())
+		response, err := through.RoundTrip(request.WithContext(ctx))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { response.Body.Close() })
+		return response, cancel
+	}
+	before := s.streams.Load()
+	var last context.CancelFunc
+	for i := range maxRelayed {
+		var response *http.Response
+		if response, last = open(); response.StatusCode != 200 {
+			t.Fatalf("stream %d: %s", i+1, response.Status)
+		}
+	}
+	wantRefusal(t, send(t, through, newRequest(t, "GET", statePath, nil)), 503, "", catalog.ConnectorStateBusy)
+	wantRefusal(t, send(t, through, newRequest(t, "POST", statePath, strings.NewReader("x"))), 503, "", catalog.ConnectorStateBusy)
+	if got := s.streams.Load() - before; got != maxRelayed {
+		t.Errorf("the management point has %d streams, want %d", got, maxRelayed)
+	}
+	if a := send(t, g.hub.Through(all[1].ID), newRequest(t, "POST", statePath, strings.NewReader("x"))); a.status != 200 {
+		t.Errorf("over the other connection: %+v", a)
+	}
+	last()
+	eventually(t, func() bool { response, _ := open(); return response.StatusCode == 200 })
+}
+
 func readLine(t testing.TB, r io.Reader) string {
 	t.Helper()
 	var line []byte
@@ -899,6 +972,13 @@ func TestLogLinesWordForWord(t *testing.T) {
 	}
 }
 
+// snapshot is the traffic of the five minutes that have begun.
+func (c *Connector) snapshot() TrafficReport {
+	c.traffic.mu.Lock()
+	defer c.traffic.mu.Unlock()
+	return c.traffic.report(c.cfg.Now())
+}
+
 func TestTrafficReport(t *testing.T) {
 	var traffic = newTraffic("connector1", time.Unix(0, 0))
 	a := traffic.begin("gateway1", ccm.EndpointSTS, "mp")
@@ -938,7 +1018,7 @@ func TestConcurrentRequestsKeepTheirAnswers(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	eventually(t, func() bool { all := c.Snapshot().Endpoints; return len(all) == 1 && all[0].Requests == 200 })
+	eventually(t, func() bool { all := c.snapshot().Endpoints; return len(all) == 1 && all[0].Requests == 200 })
 }
 
 func TestNewRefuses(t *testing.T) {
@@ -952,10 +1032,13 @@ func TestNewRefuses(t *testing.T) {
 		{"no certificate", Config{ManagementPoint: "https://mp.example"}, catalog.ConnectorCertificateMissing},
 		{"no management point", Config{Certificate: certificate}, catalog.BackendNotAllowed},
 		{"plain HTTP", Config{Certificate: certificate, ManagementPoint: "http://mp.example"}, catalog.BackendNotAllowed},
+		{"a login", Config{Certificate: certificate, ManagementPoint: "https://user:secret@mp.example"}, catalog.BackendNotAllowed},
+		{"no address", Config{Certificate: certificate, ManagementPoint: "https://user:secret@mp example"}, catalog.BackendNotAllowed},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			if _, err := New(test.cfg); catalog.CodeOf(err) != test.want {
+			_, err := New(test.cfg)
+			if catalog.CodeOf(err) != test.want || strings.Contains(err.Error(), "secret") {
 				t.Errorf("error = %v, want code %s", err, test.want)
 			}
 		})

@@ -31,11 +31,12 @@ type Exchange struct {
 	Elapsed   time.Duration
 }
 
-// forwarder answers what comes through one gateway.
+// forwarder answers what comes over one connection to a gateway.
 type forwarder struct {
 	*Connector
 	gateway  Gateway
 	draining <-chan struct{} // closed when the connection takes no more; streams of the site state end then
+	relayed  atomic.Int32    // questions about the site state under way
 }
 
 // ServeHTTP passes a request on to the backend that the table names, and its answer
@@ -91,7 +92,7 @@ func (x *exchange) ask() (*http.Response, error) {
 	}
 	x.counter = x.traffic.begin(x.Gateway, x.Endpoint, x.Backend)
 	x.logForwarding()
-	answer, err := x.backends.RoundTrip(x.outgoing())
+	answer, err := x.backends.Load().RoundTrip(x.outgoing())
 	if err != nil {
 		return nil, backendError(x.Backend, err)
 	}

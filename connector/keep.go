@@ -130,7 +130,7 @@ func (c *Connector) connection(ctx context.Context, gateway Gateway, s *slot) er
 	}
 	stop := context.AfterFunc(ctx, func() { s.set(Draining, c.cfg.Now(), nil, time.Time{}) })
 	defer stop()
-	err = tunnel.Serve(ctx, conn, &forwarder{c, gateway, ctx.Done()}, tunnel.ServeConfig{
+	err = tunnel.Serve(ctx, conn, &forwarder{Connector: c, gateway: gateway, draining: ctx.Done()}, tunnel.ServeConfig{
 		Grace: c.cfg.Grace,
 		Log:   c.cfg.Events,
 		OnReady: func() {

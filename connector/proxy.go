@@ -43,7 +43,7 @@ func environmentProxy(environment *httpproxy.Config) func(*http.Request) (*url.U
 	}
 }
 
-// withoutLogin cuts a login from an address that cannot be parsed.
+// withoutLogin cuts a login from an address that cannot be used, or not even parsed.
 func withoutLogin(address string) string { return address[strings.LastIndexByte(address, '@')+1:] }
 
 // throughProxy opens a connection to address by CONNECT (RFC 9110, 9.3.6).

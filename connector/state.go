@@ -47,7 +47,7 @@ func (c *Connector) followOnce(ctx context.Context) (heard bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	request := (&http.Request{Method: http.MethodGet, URL: c.managementPoint, Header: http.Header{"User-Agent": nil}}).WithContext(ctx)
-	answer, err := c.backends.RoundTrip(request)
+	answer, err := c.backends.Load().RoundTrip(request)
 	if err != nil {
 		return false, backendError(c.managementPoint.Host, err)
 	}
@@ -114,12 +114,22 @@ func (c *Connector) apply(line string) bool {
 	return true
 }
 
+// maxRelayed bounds the questions about the site state that are under way for one
+// connection. A gateway has one stream on each, and now and then an acknowledgement; its
+// streams have no end of their own, and each holds a connection to the management point.
+const maxRelayed = 8
+
 // relayState passes a gateway's question about the site state to the management point,
 // and the lines back as they come. It changes nothing and can change nothing: both
 // directions are signed by others.
 func (f *forwarder) relayState(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodGet && r.Method != http.MethodPost {
 		refuseState(w, r, catalog.Errorf(catalog.ConnectorMethodRefused, "method %.32q", r.Method))
+		return
+	}
+	defer f.relayed.Add(-1)
+	if f.relayed.Add(1) > maxRelayed {
+		refuseState(w, r, catalog.Errorf(catalog.ConnectorStateBusy, "%d are under way for gateway %s", maxRelayed, f.gateway.Name))
 		return
 	}
 	ctx, cancel := f.untilDraining(r.Context())
@@ -134,7 +144,7 @@ func (f *forwarder) relayState(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength == 0 {
 		out.Body = http.NoBody
 	}
-	answer, err := f.backends.RoundTrip(out)
+	answer, err := f.backends.Load().RoundTrip(out)
 	if err != nil {
 		refuseState(w, r, backendError(f.managementPoint.Host, err))
 		return

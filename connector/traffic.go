@@ -130,10 +130,3 @@ func (t *traffic) report(now time.Time) TrafficReport {
 	})
 	return r
 }
-
-// Snapshot returns the traffic of the five minutes that have begun.
-func (c *Connector) Snapshot() TrafficReport {
-	c.traffic.mu.Lock()
-	defer c.traffic.mu.Unlock()
-	return c.traffic.report(c.cfg.Now())
-}

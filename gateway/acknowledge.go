@@ -130,7 +130,7 @@ func (g *Gateway) acknowledgeOnce(ctx context.Context) error {
 		return nil
 	}
 	ack := token.Ack{Gateway: g.names[0], Epoch: state.Epoch, At: g.now().UTC()}
-	if g.certificates.wanted() {
+	if g.certificates.wanted(state.Epoch) {
 		csr, err := g.request()
 		if err != nil {
 			return err
@@ -154,7 +154,7 @@ func (g *Gateway) acknowledgeOnce(ctx context.Context) error {
 	if len(ack.CSR) == 0 || len(chain) == 0 {
 		return nil
 	}
-	if err := g.certificates.receive(chain); err != nil {
+	if err := g.certificates.receive(chain, state.Epoch); err != nil {
 		return err
 	}
 	g.log.Info("certificate of the site in use", "until", g.certificates.forDevices().Leaf.NotAfter)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"postern/auth"
 	"postern/catalog"
 	"postern/ccm"
 	"postern/proof"
@@ -86,8 +87,12 @@ func (g *Gateway) prove(r *http.Request, x *exchange) error {
 		return g.proveNothing(r, x)
 	case want.Certificate:
 		return g.proveCertificate(r, x)
+	case want.Return && auth.Bare(r):
+		p, err := g.proveReturn(r, x.address)
+		x.proof = p
+		return err
 	}
-	p, err := g.proveToken(r, want.Tokens)
+	p, err := g.proveInTurn(r, x)
 	if err != nil {
 		return err
 	}
@@ -113,6 +118,22 @@ func (g *Gateway) proveNothing(r *http.Request, x *exchange) error {
 		x.proof = p
 	}
 	return err
+}
+
+// maxExchanges is how many token exchanges may wait to have their proofs checked.
+const maxExchanges = 1024
+
+// proveInTurn lets token exchanges stand in line, so that however many come at once one
+// processor forwards messages. A management point does the same (design decision 14).
+func (g *Gateway) proveInTurn(r *http.Request, x *exchange) (p proof.Proof, err error) {
+	if x.path.Endpoint != ccm.EndpointSTS {
+		return g.proveToken(r, x.route.Proof.Tokens)
+	}
+	err = g.exchanges.Do(r.Context(), func(func()) error {
+		p, err = g.proveToken(r, x.route.Proof.Tokens)
+		return err
+	})
+	return p, err
 }
 
 func (g *Gateway) proveToken(r *http.Request, kinds []token.Kind) (proof.Proof, error) {
@@ -185,6 +206,10 @@ func (g *Gateway) refuse(w http.ResponseWriter, r *http.Request, x *exchange, er
 	status, header := refusal(err)
 	x.status, x.err = status, err
 	header.Set(ccm.HeaderMessageID, x.id)
+	g.giveNonce(header, err)
+	if revoked(err) {
+		w.Header().Set("Connection", "close") // on HTTP/2 that is a GOAWAY
+	}
 	if status.Code == http.StatusMethodNotAllowed {
 		header.Set("Allow", strings.Join(x.route.Methods, ", "))
 	}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"crypto/rand"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -284,6 +285,63 @@ func TestAnonymousRoutesAreRateLimited(t *testing.T) {
 	}
 }
 
+// AADAuthInfo tells what a device needs of an onboarded tenant, and of no other (S2).
+func TestTenantsThatAreToldOf(t *testing.T) {
+	const onboarded, disabled = "9aaf466a-3f40-4468-b3cd-f0010f21f05a", "0b7c8ab3-54a3-4d54-b58f-6a1f6c0ad0d4"
+	w := newWorld(t)
+	w.connect()
+	w.site.change(func(s *token.SiteState) {
+		tenant := token.Tenant{
+			ID: onboarded, Issuers: []string{"https://login.example/v2.0", "https://sts.example/"}, Audiences: []string{"api://secret-audience"},
+			ClientApp: "client-app", Resource: "https://ConfigMgrService", Keys: json.RawMessage(`{"keys":[]}`),
+		}
+		s.Tenants = append(s.Tenants, tenant)
+		tenant.ID, tenant.Disabled = disabled, true
+		s.Tenants = append(s.Tenants, tenant)
+	})
+	eventually(t, "the tenants are known", func() bool { return len(w.gateway.Status().Tenants) == 2 })
+	client := w.client(true)
+	told := `{"TenantId":"` + onboarded + `","ClientAppId":"client-app","ResourceUri":"https://ConfigMgrService","Authority":"https://login.example/v2.0"}`
+	tests := []struct {
+		name, query string
+		want        string // "" for a refusal
+	}{
+		{"onboarded", "?TenantID=" + onboarded, told},
+		{"in another case", "?tenantid=" + strings.ToUpper(onboarded), told},
+		{"switched off", "?TenantID=" + disabled, ""},
+		{"unknown", "?TenantID=6b5c0d3f-71a5-4a0c-9b38-3c4e4a1f9f11", ""},
+		{"empty", "?TenantID=", ""},
+		{"nothing asked", "", ""},
+		{"another question", "?Tenant=" + onboarded, ""},
+		{"the beginning of one", "?TenantID=" + onboarded[:35], ""},
+		{"behind more than is read", "?a=" + strings.Repeat("a", maxTenantQuery) + "&TenantID=" + onboarded, ""},
+	}
+	refusals := map[string]string{}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			got := do(t, client, request(t, "GET", "/CCM_Proxy_ServerAuth/AADAuthInfo"+test.query, nil))
+			if test.want != "" {
+				if got.status != 200 || got.body != test.want {
+					t.Errorf("%d %s, want %s", got.status, got.body, test.want)
+				}
+				return
+			}
+			refusals[test.name] = strings.ReplaceAll(got.body, got.problem.Instance, "")
+			if got.status != 404 || got.code != catalog.GatewayTenantUnknown {
+				t.Errorf("%d %s, want 404 %s", got.status, got.code, catalog.GatewayTenantUnknown)
+			}
+			for _, secret := range []string{onboarded, disabled, "secret-audience", "client-app", "login.example"} {
+				if strings.Contains(strings.ToLower(got.body), secret) {
+					t.Errorf("it tells %q: %s", secret, got.body)
+				}
+			}
+		})
+	}
+	if off, unknown := refusals["switched off"], refusals["unknown"]; off != unknown {
+		t.Errorf("a tenant that is switched off shows: %s, an unknown one %s", off, unknown)
+	}
+}
+
 func TestMetadataSaysNothingOfTheSite(t *testing.T) {
 	w := newWorld(t)
 	client := w.client(true)
@@ -335,7 +393,7 @@ func TestRoutesAreTheTableOfTheDesign(t *testing.T) {
 		if asks != 1 || len(route.Methods) == 0 || len(route.Doors) == 0 || len(route.Paths()) == 0 || q.String() == "" {
 			t.Errorf("row %+v is not complete", route)
 		}
-		if strings.Contains(string(route.Endpoint), "windowsauth") || strings.Contains(string(route.Endpoint), "altauth") || route.Endpoint == ccm.EndpointState {
+		if strings.Contains(string(route.Endpoint), "windowsauth") || strings.Contains(string(route.Endpoint), "altauth") || route.Endpoint == ccm.EndpointState && !slices.Equal(route.Rests, []string{"/roots"}) {
 			t.Errorf("%s must never be published", route.Endpoint)
 		}
 		for _, path := range route.Paths() {

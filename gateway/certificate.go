@@ -35,11 +35,22 @@ type certificates struct {
 	pinned  tls.Certificate
 	key     crypto.Signer
 	names   []string
-	root    string
+	state   *auth.State
 	now     func() time.Time
 	keep    func([][]byte) error
 	current atomic.Pointer[presented]
+	refused atomic.Pointer[refusedChain] // nil: the last chain of the site was used
 }
+
+// refusedChain says when a chain of the site was refused, and in which epoch.
+type refusedChain struct {
+	at    time.Time
+	epoch uint64
+}
+
+// askAgain is how long the site is not asked for a certificate after one of its was
+// refused. It would give the same again, and note each in its trust log.
+const askAgain = time.Hour
 
 func newCertificates(config Config, now func() time.Time) (*certificates, error) {
 	leaf, err := x509.ParseCertificate(config.Certificate)
@@ -51,7 +62,7 @@ func newCertificates(config Config, now func() time.Time) (*certificates, error)
 	}
 	c := &certificates{
 		pinned: tls.Certificate{Certificate: [][]byte{config.Certificate}, PrivateKey: config.Key, Leaf: leaf},
-		key:    config.Key, names: config.Names, root: config.RootPin, now: now, keep: config.KeepCertificate,
+		key:    config.Key, names: config.Names, state: config.State, now: now, keep: config.KeepCertificate,
 	}
 	c.current.Store(&presented{c.pinned, CertificateSelfSigned})
 	if config.ClientCertificate != nil {
@@ -87,7 +98,7 @@ func (c *certificates) use(chain [][]byte) error {
 			return catalog.Wrap(catalog.GatewayCertificateRefused, err, "certificate %d of the chain cannot be read", i+1)
 		}
 	}
-	_, pin, err := auth.RoleCertificate(parsed, c.root, token.RoleGateway, c.now())
+	_, pin, err := auth.RoleCertificateUnder(parsed, c.state, token.RoleGateway, c.now())
 	if err != nil {
 		return catalog.Wrap(catalog.GatewayCertificateRefused, err, "the site's certificate for this gateway does not hold")
 	}
@@ -101,11 +112,14 @@ func (c *certificates) use(chain [][]byte) error {
 	return nil
 }
 
-// receive takes a chain from the site: used at once, kept for the next start.
-func (c *certificates) receive(chain [][]byte) error {
+// receive takes a chain from the site in an epoch of its state: used at once, kept for the
+// next start.
+func (c *certificates) receive(chain [][]byte, epoch uint64) error {
 	if err := c.use(chain); err != nil {
+		c.refused.Store(&refusedChain{c.now(), epoch})
 		return err
 	}
+	c.refused.Store(nil)
 	if c.keep == nil {
 		return nil
 	}
@@ -115,12 +129,20 @@ func (c *certificates) receive(chain [][]byte) error {
 	return nil
 }
 
-// wanted reports whether the site should be asked for a certificate: there is none, or
-// it is past two thirds of its life.
-func (c *certificates) wanted() bool {
+// wanted reports whether the site should be asked for a certificate in an epoch of its
+// state: there is none, it is past two thirds of its life, or under a root that was
+// replaced. After a refused one it is
+// not, unless the site has changed since.
+func (c *certificates) wanted(epoch uint64) bool {
+	if r := c.refused.Load(); r != nil && r.epoch == epoch && c.now().Sub(r.at).Abs() < askAgain {
+		return false
+	}
 	shown := c.current.Load()
 	if shown.source != CertificateSite {
 		return shown.source == CertificateSelfSigned
+	}
+	if c.underOldRoot() {
+		return true
 	}
 	life := shown.Leaf.NotAfter.Sub(shown.Leaf.NotBefore)
 	return c.now().After(shown.Leaf.NotBefore.Add(life / 3 * 2))

@@ -87,9 +87,16 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, x *exchange) err
 	if err := g.admit(r, x); err != nil {
 		return err
 	}
+	r, end, err := g.hold(w, r, x)
+	if err != nil {
+		return err
+	}
+	defer end()
 	switch x.route.answer {
 	case answerMetadata:
 		return g.metadata(w, r, x)
+	case answerRoots:
+		return g.roots(w, r, x)
 	case answerTenant:
 		return g.tenant(w, r, x)
 	}

@@ -109,11 +109,11 @@ func (g *Gateway) stream(w http.ResponseWriter, from *http.Response, x *exchange
 			watch.touch()
 			writing.extend()
 			if _, err := w.Write(buffer[:n]); err != nil {
-				return errClientGone
+				return watch.blame(errClientGone)
 			}
 			x.sent += int64(n)
 			if from.ContentLength < 0 && control.Flush() != nil {
-				return errClientGone
+				return watch.blame(errClientGone)
 			}
 		}
 		if err == io.EOF {
@@ -195,8 +195,8 @@ func (u *upload) blame(err error) error {
 	if err == nil {
 		return nil
 	}
-	if cause := u.watch.blame(err); cause != err {
-		return cause
+	if cause := context.Cause(u.watch.ctx); catalog.CodeOf(cause) != "" {
+		return cause // err may be the same, and what Read has said follows from it
 	}
 	if !u.reading.TryLock() {
 		if u.device.Err() == nil {

@@ -28,7 +28,8 @@ import (
 // Config is what a Gateway needs. Fields without "default" are required.
 type Config struct {
 	// Names are the host names (or addresses) by which devices reach this gateway,
-	// without port; the first is the one that its certificate is asked for.
+	// without port. A certificate of the site must be for one of them: it is for the host
+	// under which the site lists the gateway.
 	Names []string
 	// RootPin is the hash of the site root's key (token.Pin), given to `gateway init`.
 	RootPin string
@@ -81,7 +82,10 @@ type Limits struct {
 	Streams          int   // requests at a time on one HTTP/2 connection; default 100
 	Proofs           int   // proofs remembered against replay; default 200000
 	Anonymous        rate.Limit
-	AnonymousBurst   int           // requests without proof from one address: default 2 a second, at once 20
+	AnonymousBurst   int // requests without proof from one address: default 2 a second, at once 20
+	Return           rate.Limit
+	ReturnBurst      int           // requests with a key alone from one address: default 1 a second, at once 20
+	ReturnAll        rate.Limit    // and in all: default 50 a second, at once twice that
 	Header           time.Duration // of a TLS handshake, and of a request's head; default 5 s
 	Idle             time.Duration // of a connection between requests; default 2 minutes
 	Stall            time.Duration // of a device in the middle of a body; default 30 s
@@ -105,6 +109,9 @@ func (l Limits) withDefaults() Limits {
 	l.Proofs = cmp.Or(l.Proofs, 200_000)
 	l.Anonymous = cmp.Or(l.Anonymous, 2)
 	l.AnonymousBurst = cmp.Or(l.AnonymousBurst, 20)
+	l.Return = cmp.Or(l.Return, 1)
+	l.ReturnBurst = cmp.Or(l.ReturnBurst, 20)
+	l.ReturnAll = cmp.Or(l.ReturnAll, 50)
 	l.Header = cmp.Or(l.Header, 5*time.Second)
 	l.Idle = cmp.Or(l.Idle, 2*time.Minute)
 	l.Stall = cmp.Or(l.Stall, 30*time.Second)
@@ -127,7 +134,6 @@ type Gateway struct {
 	names  []string
 	key    crypto.Signer
 	pin    string
-	root   string
 	log    *slog.Logger
 	now    func() time.Time
 	rand   io.Reader
@@ -138,9 +144,12 @@ type Gateway struct {
 	bearer       *auth.Bearer
 	judge        auth.ClientCertificates // nil: none is accepted
 	hub          *tunnel.Hub
+	standing     standing
 	routes       []Route
 	certificates *certificates
 	anonymous    *limiter
+	returns      *returns
+	exchanges    *auth.Gate // before the proofs of token exchanges
 	service      *serviceLog
 	kept         *keptState
 	acked        acknowledged
@@ -151,6 +160,8 @@ type Gateway struct {
 	connectors   chan struct{} // told that connectors came or went
 	acknowledge  chan struct{} // told that there is something to acknowledge
 	turnedAway   counter
+	inflight     *auth.InFlight
+	cutOff       cutOff
 }
 
 // New returns a Gateway. It reads the kept site state. Its error is of code
@@ -161,7 +172,7 @@ func New(config Config) (*Gateway, error) {
 	}
 	config.fill()
 	g := &Gateway{
-		names: config.Names, key: config.Key, pin: token.Pin(config.Key.Public()), root: config.RootPin,
+		names: config.Names, key: config.Key, pin: token.Pin(config.Key.Public()),
 		log: config.Log, now: config.Now, rand: config.Rand, limits: config.Limits.withDefaults(), hook: config.Observe,
 		state:       config.State,
 		judge:       config.Certificates,
@@ -176,9 +187,12 @@ func New(config Config) (*Gateway, error) {
 	}
 	g.routes = routes(g.limits)
 	g.bearer = auth.NewBearer(auth.BearerConfig{
-		Keys: g.state, Revocation: g.state, Replay: auth.NewMemory(g.limits.Proofs, g.now), URL: g.sameURL, Now: g.now,
-		Cloud: config.Cloud,
+		Keys: g.state, Revocation: g.state, Replay: auth.NewMemory(g.limits.Proofs, g.judgeTime), URL: g.sameURL, Now: g.judgeTime,
+		Cloud: config.Cloud, Nonces: g.state,
 	})
+	g.returns = g.newReturns()
+	g.exchanges = auth.NewGate(auth.Processors(), maxExchanges, nil)
+	g.inflight = auth.NewInFlight(auth.InFlightConfig{Keys: g.state, Revocation: g.state, Now: g.now})
 	g.hub = tunnel.NewHub(tunnel.HubConfig{
 		MaxConnections: g.limits.Connectors, MaxPerName: g.limits.PerConnector,
 		OnChange: func() { tell(g.connectors) }, Now: g.now, Log: g.log,
@@ -303,7 +317,8 @@ func (g *Gateway) server(ctx context.Context) *http.Server {
 		MaxHeaderBytes:               headerBytes,
 		IdleTimeout:                  g.limits.Idle,
 		DisableGeneralOptionsHandler: true,
-		ConnContext:                  withConnection,
+		ConnContext:                  g.connContext,
+		ConnState:                    g.inflight.ConnState,
 		ErrorLog:                     log.New(noise{g}, "", 0),
 	}
 }

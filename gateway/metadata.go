@@ -26,6 +26,11 @@ func (g *Gateway) answerJSON(w http.ResponseWriter, r *http.Request, x *exchange
 	if err != nil {
 		return err
 	}
+	return g.answerBytes(w, r, x, body)
+}
+
+// answerBytes is answerJSON for what is JSON already.
+func (g *Gateway) answerBytes(w http.ResponseWriter, r *http.Request, x *exchange, body []byte) error {
 	x.status, x.started, x.sent = ccm.StatusOf(http.StatusOK), true, int64(len(body))
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")

@@ -23,12 +23,13 @@ type Route struct {
 	answer answer
 }
 
-// Requirement is the proof that a route asks for: exactly one of the three.
+// Requirement is the proof that a route asks for: exactly one of the first three.
 type Requirement struct {
 	Anyone      bool         // none; the rate is limited. A bad credential is refused all the same
 	Certificate bool         // a client certificate from the uploaded roots
 	Tokens      []token.Kind // one of these kinds of token, with a DPoP proof of its key
 	Scopes      []string     // of a CCM token; nil: any
+	Return      bool         // or, beside Tokens, a DPoP proof alone: a device whose tokens have ended. The rate is limited
 }
 
 // answer says who answers a route.
@@ -38,6 +39,7 @@ const (
 	answerForward  answer = iota // the role inside
 	answerMetadata               // the gateway itself
 	answerTenant
+	answerRoots
 )
 
 // Routes returns the table of a gateway with default limits, for people and for tests
@@ -53,7 +55,7 @@ func routes(l Limits) []Route {
 	anyone := Requirement{Anyone: true}
 	certificate := Requirement{Certificate: true}
 	anyToken := Requirement{Tokens: anyKind()}
-	exchangeable := Requirement{Tokens: []token.Kind{token.KindBulk, token.KindSelfProve, auth.KindEntra}}
+	exchangeable := Requirement{Tokens: []token.Kind{token.KindBulk, token.KindSelfProve, auth.KindEntra}, Return: true}
 	anyCCM := Requirement{Tokens: []token.Kind{token.KindCCM}, Scopes: []string{token.ScopeRegister, token.ScopeClient}}
 	registered := Requirement{Tokens: []token.Kind{token.KindCCM}, Scopes: []string{token.ScopeClient}}
 
@@ -68,6 +70,7 @@ func routes(l Limits) []Route {
 		{both, ccm.EndpointContent, []string{"/getcontentxmlsecure"}, read, registered, 0, answerForward},
 		{mutual, ccm.EndpointSystem, request, send, certificate, l.MessageBytes, answerForward},
 		{mutual, ccm.EndpointMP, files, read, certificate, 0, answerForward},
+		{server, ccm.EndpointState, []string{"/roots"}, read, anyone, 0, answerRoots},
 	}
 }
 
@@ -99,7 +102,7 @@ func (r Route) Paths() []string {
 	for _, door := range r.Doors {
 		for _, rest := range rests {
 			id := "/<id>"
-			if r.answer != answerForward {
+			if r.answer == answerMetadata || r.answer == answerTenant {
 				id = ""
 			}
 			paths = append(paths, "/"+string(door)+id+(ccm.Path{Endpoint: r.Endpoint}).Internal()+rest)
@@ -125,6 +128,9 @@ func (q Requirement) String() string {
 	text := strings.Join(kinds, " or ") + " token + DPoP"
 	if len(q.Scopes) > 0 {
 		text += " (scope " + strings.Join(q.Scopes, " or ") + ")"
+	}
+	if q.Return {
+		text += ", or DPoP alone (a registered key's return, rate limited)"
 	}
 	return text
 }

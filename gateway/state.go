@@ -179,8 +179,8 @@ func (g *Gateway) toSite(ctx context.Context, method string, body io.Reader) *ht
 }
 
 // apply takes one line of the site. A new state is kept on disk, ends the connections of
-// blocked connectors and is acknowledged; blocked keys and tokens are asked for at every
-// request.
+// blocked connectors and what is under way of other things that were revoked, and is
+// acknowledged after that; blocked keys and tokens are asked for at every request.
 func (g *Gateway) apply(line string) error {
 	changed, err := g.take(line)
 	if err != nil || !changed {
@@ -189,6 +189,7 @@ func (g *Gateway) apply(line string) error {
 	state, _ := g.state.Current()
 	g.log.Info("site state applied", "epoch", state.Epoch)
 	g.dropBlocked()
+	g.cut()
 	tell(g.acknowledge)
 	return nil
 }

@@ -298,7 +298,7 @@ func TestCertificateThatIsNotOursIsRefused(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			wantCode(t, w.gateway.certificates.receive(test.chain), catalog.GatewayCertificateRefused)
+			wantCode(t, w.gateway.certificates.receive(test.chain, 1), catalog.GatewayCertificateRefused)
 			if got := w.gateway.Status().Certificate.Source; got != CertificateSelfSigned {
 				t.Errorf("devices see %s", got)
 			}
@@ -311,21 +311,33 @@ func TestCertificateIsRenewedPastTwoThirds(t *testing.T) {
 	w := newWorld(t, func(c *Config) { c.Now = func() time.Time { return time.Now() } })
 	c := w.gateway.certificates
 	c.now = func() time.Time { return time.Now().Add(offset) }
-	if !c.wanted() {
+	if !c.wanted(1) {
 		t.Error("none is there, and none is wanted")
 	}
-	if err := c.use(w.site.root.issue(t, token.RoleGateway, host, &w.key.PublicKey, host)); err != nil {
+	wantCode(t, c.receive(w.site.root.issue(t, token.RoleGateway, "other", &w.key.PublicKey, "other.example"), 1), catalog.GatewayCertificateRefused)
+	for _, test := range []struct {
+		name   string
+		offset time.Duration
+		epoch  uint64
+		want   bool
+	}{{"at once", 0, 1, false}, {"a little later", 59 * time.Minute, 1, false}, {"much later", time.Hour, 1, true}, {"when the site has changed", 0, 2, true}} {
+		if offset = test.offset; c.wanted(test.epoch) != test.want {
+			t.Errorf("one was refused: wanted %s is %v", test.name, !test.want)
+		}
+	}
+	offset = 0
+	if err := c.receive(w.site.root.issue(t, token.RoleGateway, host, &w.key.PublicKey, host), 1); err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {
 		offset time.Duration
 		want   bool
 	}{{0, false}, {19 * time.Minute, false}, {21 * time.Minute, true}} { // its life is two hours, of which one is over
-		if offset = test.offset; c.wanted() != test.want {
+		if offset = test.offset; c.wanted(1) != test.want {
 			t.Errorf("in %s wanted is %v", test.offset, !test.want)
 		}
 	}
-	if err := w.gateway.UseCertificate(tls.Certificate{Certificate: [][]byte{selfSigned(t, w.key)}, PrivateKey: w.key}); err != nil || c.wanted() {
+	if err := w.gateway.UseCertificate(tls.Certificate{Certificate: [][]byte{selfSigned(t, w.key)}, PrivateKey: w.key}); err != nil || c.wanted(1) {
 		t.Errorf("with a company certificate: %v", err)
 	}
 	wantCode(t, w.gateway.UseCertificate(tls.Certificate{}), catalog.GatewayConfiguration)

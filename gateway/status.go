@@ -27,6 +27,9 @@ type Status struct {
 	Refused        int64               `json:"refused"`     // of them, refused here or broken off
 	TurnedAway     int64               `json:"turned_away"` // connections beyond the limits
 	LostLines      uint64              `json:"lost_lines"`  // of CMGService.log
+
+	CutRequests    int64 `json:"cut_requests"`    // ended while under way, since what they had proved was revoked
+	CutConnections int64 `json:"cut_connections"` // closed for the same reason
 }
 
 // Certificate is what devices see of the gateway.
@@ -55,6 +58,7 @@ func (g *Gateway) Status() Status {
 		Stale: g.state.Stale(), LastHeard: g.state.LastHeard(), Connectors: g.hub.Connections(),
 		Certificate: Certificate{Source: shown.source, NotAfter: shown.Leaf.NotAfter}, Tenants: g.tenants(),
 		Requests: requests, Refused: refused, TurnedAway: g.turnedAway.load(), LostLines: g.service.log.Lost(),
+		CutRequests: g.cutOff.requests.load(), CutConnections: g.cutOff.connections.load(),
 	}
 }
 
@@ -82,6 +86,7 @@ func (g *Gateway) problems() []catalog.Code {
 		{len(g.hub.Connections()) == 0, catalog.NoConnector},
 		{!known, catalog.StateMissing},
 		{known && g.state.Stale(), catalog.StateStale},
+		{g.state.Behind(g.now()) > 0, catalog.ClockBehind},
 		{keeping != nil, catalog.GatewayStateFile},
 		{shown.source == CertificateSelfSigned, catalog.GatewaySelfSigned},
 		{g.now().After(shown.Leaf.NotAfter), catalog.GatewayCertificateExpired},

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"slices"
 
-	"postern/auth"
 	"postern/catalog"
 	"postern/token"
 	"postern/tunnel"
@@ -77,7 +76,7 @@ func (g *Gateway) deviceTLS() *tls.Config {
 
 // connector judges the certificate of the other side of a tunnel.
 func (g *Gateway) connector(cs tls.ConnectionState) (name, pin string, err error) {
-	name, pin, err = auth.RoleCertificate(cs.PeerCertificates, g.root, token.RoleConnector, g.now())
+	name, pin, err = g.judgeConnector(cs.PeerCertificates)
 	if err == nil {
 		err = g.state.RevokedCertificate(pin)
 	}
@@ -96,6 +95,7 @@ func (g *Gateway) carry(ctx context.Context, c *tls.Conn) {
 	left := cs.PeerCertificates[0].NotAfter.Add(token.Leeway).Sub(g.now())
 	ctx, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
+	defer g.standing.add(rootOf(cs.PeerCertificates), cancel)()
 	done, err := g.hub.Add(ctx, c, name, pin)
 	if err != nil {
 		g.log.Warn("connector refused", "connector", name, "code", catalog.CodeOf(err), "cause", err)
@@ -105,8 +105,10 @@ func (g *Gateway) carry(ctx context.Context, c *tls.Conn) {
 	<-done
 }
 
-// dropBlocked ends the connections of connectors whose certificate the site has blocked.
+// dropBlocked ends the connections of connectors whose certificate the site has blocked, or
+// is under a root that is trusted no more.
 func (g *Gateway) dropBlocked() {
+	g.standing.drop(g.state)
 	g.hub.Drop(func(c tunnel.Connection) bool {
 		err := g.state.RevokedCertificate(c.Pin)
 		if err != nil {

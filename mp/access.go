@@ -28,9 +28,9 @@ func (v *visit) access() {
 	v.event(status, taken)
 }
 
-// event is the same as an event with the ids of the request: always when it brought something about, otherwise only in verbose mode. Refusals have had theirs.
+// event is the same as an event with the ids of the request: always when it brought something about, otherwise only in verbose mode. Refusals have had theirs; dropped headers of a hop do not hide what the request did.
 func (v *visit) event(status ccm.Status, taken time.Duration) {
-	if v.refused != nil {
+	if v.refused != nil && v.act == "" {
 		return
 	}
 	level := slog.LevelDebug

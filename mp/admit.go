@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 
+	"postern/auth"
 	"postern/catalog"
 	"postern/ccm"
 	"postern/proof"
@@ -22,6 +23,11 @@ func (v *visit) admit() error {
 		return v.admitCertificate()
 	case v.route.Accepts(proof.ConnectorCertificate):
 		return v.admitConnector()
+	}
+	if v.route.Accepts(proof.Assertion) && auth.Bare(v.r) {
+		p, err := v.holder()
+		v.proof = p
+		return err
 	}
 	kinds := v.route.kinds()
 	switch carried := carriesToken(v.r); {
@@ -48,8 +54,17 @@ func (v *visit) bearer(kinds []token.Kind) (proof.Proof, error) {
 		return v.mp.bearer.Proof(v.r, kinds...)
 	}
 	var p proof.Proof
-	err := v.mp.verifying.do(v.r.Context(), func() (err error) {
+	err := v.turn(v.mp.verifying, func() (err error) {
 		p, err = v.mp.bearer.Proof(v.r, kinds...)
+		return err
+	})
+	return p, err
+}
+
+// holder reads a proof of a key without a token: of a device whose tokens have ended, and that proves by an assertion that the key is a registered one.
+func (v *visit) holder() (p proof.Proof, err error) {
+	err = v.turn(v.mp.verifying, func() (err error) {
+		p, err = v.mp.bearer.Holder(v.r)
 		return err
 	})
 	return p, err

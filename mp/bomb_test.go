@@ -1,13 +1,17 @@
 package mp
 
 import (
+	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"postern/catalog"
+	"postern/proof"
 )
 
 // commentBomb is the body of a message that is nearly all one comment of so many characters. It packs twenty to thirty to one, its characters take three
@@ -91,5 +95,59 @@ func TestNoRoomForAnotherMessage(t *testing.T) {
 	f.mp.strangers.free.Release(strangersRoom - 1000)
 	if g := f.send(f.client, http.MethodPost, f.url(HTTP, "/ccm_system/request"), contentType, body); g.StatusCode != http.StatusOK {
 		t.Errorf("with room again: %s", g.Status)
+	}
+}
+
+// TestLargeBodiesTakeRoomWhileTheyArrive: senders who announce much, or send it slowly, hold what they have sent and keep small messages out of nothing.
+func TestLargeBodiesTakeRoomWhileTheyArrive(t *testing.T) {
+	f := newFixture(t)
+	f.mp.strangers.wait = time.Millisecond
+	address := f.url(HTTP, "/ccm_system/request")
+	noise := make([]byte, 4*smallBody)
+	rand.NewChaCha8([32]byte{1}).Read(noise)
+	large := func() int { return f.send(f.client, http.MethodPost, address, "text/plain", noise).StatusCode }
+	if got := large(); got != http.StatusOK || !f.mp.strangers.coming.TryAcquire(strangersRoom) {
+		t.Fatalf("with room: %d, or it has kept its room", got)
+	}
+	if got := large(); got != http.StatusServiceUnavailable {
+		t.Errorf("without room: %d, want 503", got)
+	}
+	contentType, body := f.message("MP_LocationManager", "<SiteInformationRequest SchemaVersion=\"1.00\"/>", nil)
+	if g := f.send(f.client, http.MethodPost, address, contentType, body); g.StatusCode != http.StatusOK || len(g.body) == 0 {
+		t.Errorf("a small message meanwhile: %s, %d bytes", g.Status, len(g.body))
+	}
+	f.mp.strangers.coming.Release(strangersRoom)
+	if got := large(); got != http.StatusOK {
+		t.Errorf("with room again: %d", got)
+	}
+}
+
+// deadlines is a connection that remembers until when it was to be read.
+type deadlines struct {
+	http.ResponseWriter
+	last time.Time
+}
+
+func (d *deadlines) SetReadDeadline(t time.Time) error {
+	d.last = t
+	return nil
+}
+
+func TestABodyHasItsTime(t *testing.T) {
+	for _, size := range []int{0, 100, smallBody, 5*smallBody + 1} {
+		for _, end := range []error{io.EOF, io.ErrUnexpectedEOF} {
+			conn := &deadlines{ResponseWriter: httptest.NewRecorder()}
+			v := &visit{w: &answer{ResponseWriter: conn}, route: &Route{Body: maxMessage}, mp: &ManagementPoint{strangers: newRoom(strangersRoom)}}
+			v.proof.Method = proof.Anonymous
+			v.r = httptest.NewRequest(http.MethodPost, "/", io.MultiReader(strings.NewReader(strings.Repeat("x", size)), iotest.ErrReader(end)))
+			data, err := v.arrive()
+			if whole := end == io.EOF; len(data) != size || whole != (err == nil) || whole != conn.last.IsZero() {
+				t.Errorf("%d bytes that end in %v: %d bytes, %v, to be read until %s", size, end, len(data), err, conn.last)
+			}
+			v.give()
+			if !v.mp.strangers.coming.TryAcquire(strangersRoom) {
+				t.Errorf("%d bytes that end in %v: they have kept their room", size, end)
+			}
+		}
 	}
 }

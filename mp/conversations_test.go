@@ -19,7 +19,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -703,27 +702,6 @@ func TestRegistrationWithoutInbox(t *testing.T) {
 		t.Errorf("%s %s, want 503 %s: nothing was kept", g.Status, g.body, catalog.StoreUnavailable)
 	}
 	f.store.take(false)
-}
-
-func TestGateShedsWhatItCannotDo(t *testing.T) {
-	g := newGate(1, 1)
-	hold, held := make(chan struct{}), make(chan struct{})
-	var wait sync.WaitGroup
-	wait.Go(func() { g.do(t.Context(), func() error { close(held); <-hold; return nil }) })
-	<-held
-	queued := make(chan error, 1)
-	wait.Go(func() { queued <- g.do(t.Context(), func() error { return nil }) })
-	for g.waiting.Load() < 2 {
-		runtime.Gosched()
-	}
-	if err := g.do(t.Context(), func() error { return nil }); catalog.CodeOf(err) != catalog.TokenServiceBusy {
-		t.Errorf("a third got %v, want %s", err, catalog.TokenServiceBusy)
-	}
-	close(hold)
-	wait.Wait()
-	if err := <-queued; err != nil {
-		t.Errorf("the one that waited got %v", err)
-	}
 }
 
 func TestPanicIsAnswered(t *testing.T) {

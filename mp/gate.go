@@ -1,38 +1,35 @@
 package mp
 
-import (
-	"context"
-	"sync/atomic"
+import "postern/auth"
 
-	"postern/catalog"
+// How many requests to the token service may wait for their turn. A turn takes well under a millisecond, so that a full line is through within a
+// second; what comes beyond is shed (users-and-threats.md R7). Those whose proofs have been checked stand in a line of their own, so that strangers
+// do not push out what is nearly done.
+const (
+	maxVerifying = 1024
+	maxSigning   = 1024
 )
 
-// maxVerifying is how many requests may wait for their signatures to be checked. Each check takes well under a millisecond, so a full queue
-// is emptied within a second; more is shed (users-and-threats.md R7).
-const maxVerifying = 1024
-
-// gate lets a few through at a time and a bounded number wait.
-type gate struct {
-	slots   chan struct{}
-	waiting atomic.Int64
-	limit   int64
+// turn runs what takes the processor for the token service when it is the request's turn.
+func (v *visit) turn(g *auth.Gate, work func() error) error {
+	return g.Do(v.r.Context(), func(leave func()) error {
+		v.leave = leave
+		defer func() { v.leave = nil }()
+		return work()
+	})
 }
 
-func newGate(slots, waiting int) *gate {
-	return &gate{slots: make(chan struct{}, slots), limit: int64(waiting)}
+// endTurn gives the request's turn to another, if it has one.
+func (v *visit) endTurn() {
+	if v != nil && v.leave != nil {
+		v.leave()
+	}
 }
 
-// do runs work when there is room, or answers TokenServiceBusy when too many wait already.
-func (g *gate) do(ctx context.Context, work func() error) error {
-	defer g.waiting.Add(-1)
-	if g.waiting.Add(1) > g.limit+int64(cap(g.slots)) {
-		return catalog.Errorf(catalog.TokenServiceBusy, "%d requests wait already", g.limit)
+// signing is the gate for what follows the check of the proof: strangers, who have proved nothing yet, stay in their own line.
+func (v *visit) signing() *auth.Gate {
+	if v.proof.Key == "" {
+		return v.mp.verifying
 	}
-	select {
-	case g.slots <- struct{}{}:
-	case <-ctx.Done():
-		return catalog.Wrap(catalog.TokenServiceBusy, ctx.Err(), "the caller did not wait")
-	}
-	defer func() { <-g.slots }()
-	return work()
+	return v.mp.signing
 }

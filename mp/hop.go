@@ -42,6 +42,10 @@ func (v *visit) relay() error {
 	}
 	now := v.mp.now()
 	name, pin, err := v.mp.connectors.check(v, now)
+	if catalog.CodeOf(err) == catalog.RootRetired && strings.EqualFold(v.r.URL.Path, renewPath) {
+		// The site knows the key by its pin, whatever root vouched for it; all that it gets is a certificate under the present one.
+		name, pin, err = auth.RoleCertificateUnder(v.r.TLS.PeerCertificates, v.mp.site.OnceRoots(), token.RoleConnector, now)
+	}
 	if err != nil {
 		v.hop.err = err
 		v.dropHopHeaders()
@@ -148,14 +152,14 @@ func newConnectorCache() *connectorCache {
 
 func (c *connectorCache) check(v *visit, now time.Time) (name, pin string, err error) {
 	chain := v.r.TLS.PeerCertificates
-	sum, root := sha256.Sum256(chain[0].Raw), v.mp.site.RootPin()
+	sum := sha256.Sum256(chain[0].Raw)
 	c.mu.Lock()
 	known, ok := c.known[sum]
 	c.mu.Unlock()
-	if ok && known.root == root && now.Before(known.until) {
-		return known.name, known.pin, nil
+	if ok && now.Before(known.until) {
+		return known.name, known.pin, v.mp.site.TrustsRoot(known.root)
 	}
-	if name, pin, err = auth.RoleCertificate(chain, root, token.RoleConnector, now); err != nil {
+	if name, pin, err = auth.RoleCertificateUnder(chain, v.mp.site, token.RoleConnector, now); err != nil {
 		return "", "", err
 	}
 	c.mu.Lock()
@@ -163,6 +167,6 @@ func (c *connectorCache) check(v *visit, now time.Time) (name, pin string, err e
 	if len(c.known) >= maxConnectors {
 		clear(c.known)
 	}
-	c.known[sum] = knownConnector{name: name, pin: pin, root: root, until: chain[0].NotAfter}
+	c.known[sum] = knownConnector{name: name, pin: pin, root: token.Pin(chain[len(chain)-1].PublicKey), until: chain[0].NotAfter}
 	return name, pin, nil
 }

@@ -3,7 +3,6 @@ package mp
 import (
 	"bytes"
 	"errors"
-	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -58,20 +57,30 @@ func (m *ManagementPoint) endpointOf(name string) (Endpoint, error) {
 // message is one CCM_POST: read, route by TargetEndpoint, prove, answer. A repeated message is answered again; some clients keep one
 // message id for ever (protocol.md 12).
 func (v *visit) message() {
-	defer v.spendRest()
 	m, err := v.readMessage()
-	defer v.share.keep(0)
+	defer v.give()
+	if revoked := v.revoked(); revoked != nil { // while it was on its way
+		v.refuse(revoked)
+		return
+	}
 	if err != nil {
+		if spent := v.spend(); spent != nil {
+			v.refuseSpent(spent)
+			return
+		}
 		v.dropUnread(m, err)
 		return
 	}
 	endpoint, reply, err := v.deliver(m)
+	if spent := v.spend(); spent != nil { // of what was refused, and so noted no use: not to be answered twice either
+		err = spent
+	}
 	if hook := v.mp.config.Hooks.Message; hook != nil {
 		hook(endpoint.Name, err == nil)
 	}
 	switch async := endpoint.Async || asynchronous(m); {
 	case catalog.CodeOf(err) == catalog.KerberosReplay:
-		v.refuseAs(statusLogonDenied(), err)
+		v.refuseSpent(err)
 	case err != nil && ours(err):
 		v.refuse(err)
 	case err != nil:
@@ -86,7 +95,11 @@ func (v *visit) message() {
 // readMessage takes room for what the message can unpack to at most, once its bytes are there: slow senders take none. It keeps what the
 // message does take until it is answered.
 func (v *visit) readMessage() (m *ccm.Message, err error) {
-	if v.raw, err = io.ReadAll(v.r.Body); err != nil {
+	v.raw, err = v.arrive()
+	switch {
+	case catalog.CodeOf(err) != "":
+		return nil, err
+	case err != nil:
 		return nil, catalog.Wrap(catalog.MessageTruncated, err, "the message broke off after %d bytes", len(v.raw))
 	}
 	room, limits := v.roomFor()

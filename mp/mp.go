@@ -10,7 +10,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"runtime"
 	"sync"
 	"time"
 
@@ -73,6 +72,7 @@ type Hooks struct {
 	Registration func(status int) // the registration status answered (protocol.md 3.4)
 	Token        func(kind string)
 	Streams      func(open int) // how many site-state streams are open
+	Shed         func()         // the token service sent a request away unseen, because too many wait
 }
 
 // ManagementPoint serves the protocol. Make it with [New]; all its methods are safe for concurrent use.
@@ -87,13 +87,15 @@ type ManagementPoint struct {
 
 	bearer     *auth.Bearer
 	connectors *connectorCache
-	verifying  *gate
-	strangers  *room // for the messages of those who have proved nothing yet
-	proved     *room // for all others' messages
+	verifying  *auth.Gate // those whose proofs are not checked yet
+	signing    *auth.Gate // and those whose are
+	strangers  *room      // for the messages of those who have proved nothing yet
+	proved     *room      // for all others' messages
 	joins      *rate.Limiter
 	logs       logs
 	beat       time.Duration
 	streams    streams
+	inflight   *auth.InFlight
 	stopping   chan struct{}
 	stop       sync.Once
 	renamed    *renames
@@ -132,9 +134,9 @@ func New(config Config) (*ManagementPoint, error) {
 	}
 	config.HTTPPort, config.HTTPSPort = cmp.Or(config.HTTPPort, 80), cmp.Or(config.HTTPSPort, 443)
 	m := &ManagementPoint{
-		config: config, site: config.Site, log: config.Log, now: config.Now,
+		config: config, site: config.Site, log: config.Log, now: func() time.Time { return notBefore(config.Site, config.Now) },
 		connectors: newConnectorCache(),
-		verifying:  newGate(max(1, runtime.GOMAXPROCS(0)-1), maxVerifying),
+		verifying:  auth.NewGate(auth.Processors(), maxVerifying, config.Hooks.Shed),
 		strangers:  newRoom(strangersRoom),
 		proved:     newRoom(provedRoom),
 		joins:      rate.NewLimiter(joinsPerSecond, joinBurst),
@@ -143,7 +145,9 @@ func New(config Config) (*ManagementPoint, error) {
 		stopping:   make(chan struct{}),
 		renamed:    newRenames(),
 	}
-	m.bearer = auth.NewBearer(auth.BearerConfig{Keys: m.site, Revocation: m.site, Replay: replayMemory{shared: m.site, local: auth.NewMemory(maxRemembered, m.now)}, URL: m.calledURL, Now: m.now, Cloud: config.Cloud})
+	m.bearer = auth.NewBearer(auth.BearerConfig{Keys: m.site, Revocation: m.site, Replay: replayMemory{shared: m.site, local: auth.NewMemory(maxRemembered, m.now)}, URL: m.calledURL, Now: m.now, Cloud: config.Cloud, Nonces: m.site})
+	m.inflight = auth.NewInFlight(auth.InFlightConfig{Keys: m.site, Revocation: m.site, Connector: m.site.ConnectorAdmitted, Now: m.now})
+	m.signing = m.verifying.Beside(maxSigning)
 	m.routes, m.endpoints = routeTable(), endpoints()
 	if config.InboxDir == "" {
 		return m, nil
@@ -154,6 +158,14 @@ func New(config Config) (*ManagementPoint, error) {
 	}
 	m.copies = copies
 	return m, nil
+}
+
+// notBefore is the clock's time, or the site's own reckoning when the clock jumped back.
+func notBefore(s *site.Site, now func() time.Time) time.Time {
+	if s.ClockBehind() != nil {
+		return s.Now()
+	}
+	return now()
 }
 
 // Handler returns the handler of one kind of listener.
@@ -171,6 +183,8 @@ func (m *ManagementPoint) Server(l Listener) *http.Server {
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(m.log.Handler(), slog.LevelDebug),
 		Protocols:         new(http.Protocols),
+		ConnContext:       m.inflight.ConnContext,
+		ConnState:         m.inflight.ConnState,
 	}
 	server.Protocols.SetHTTP1(true)
 	if l != HTTP {
@@ -182,8 +196,12 @@ func (m *ManagementPoint) Server(l Listener) *http.Server {
 	return server
 }
 
-// Run applies waiting registrations, at once and every few seconds, until ctx ends; then it ends the streams of the site state.
+// Run applies waiting registrations, at once and every few seconds, and ends what is under way of what the site revokes, until ctx ends; then it ends the
+// streams of the site state.
 func (m *ManagementPoint) Run(ctx context.Context) error {
+	var work sync.WaitGroup
+	defer work.Wait()
+	work.Go(func() { m.followRevocations(ctx) })
 	defer m.endStreams()
 	tick := time.NewTicker(replayEvery)
 	defer tick.Stop()

@@ -18,8 +18,8 @@ func (v *visit) register(m *ccm.Message, _ site.Device) (string, error) {
 		v.mp.logs.registrationInvalid()
 		return "", err
 	}
-	if v.proof.Cloud != nil {
-		v.mp.logs.registrationByCloud(*v.proof.Cloud)
+	if c := v.proof.Cloud; c != nil && c.Device+c.User != "" { // a token of a registered device names its tenant alone
+		v.mp.logs.registrationByCloud(*c)
 	}
 	v.mp.logs.registrationBegins(request.SMSID)
 	if v.proof.Method == proof.Anonymous {
@@ -32,6 +32,9 @@ func (v *visit) register(m *ccm.Message, _ site.Device) (string, error) {
 	if request.Type == ccm.RegistrationTypeConfirmation {
 		return v.confirm(m, request)
 	}
+	if statement := request.Property(keyChangeProperty); statement != "" {
+		return v.changeKey(m, request, statement)
+	}
 	out, err := v.mp.site.Register(v.r.Context(), v.caller(), request)
 	v.spent = err == nil || catalog.CodeOf(err) == catalog.KerberosReplay
 	switch {
@@ -41,11 +44,11 @@ func (v *visit) register(m *ccm.Message, _ site.Device) (string, error) {
 		return v.registrationRefused(request, err)
 	}
 	v.proof.Client = out.Device.ClientID
-	v.did("registered %s, approval status %d, level %s (%s)", out.Device.ClientID, out.Device.Approval.Status, out.Device.Approval.Level, out.Device.Approval.Rule)
+	v.did("registered %s, approval status %d, level %s (%s)", out.Device.ClientID, out.Device.Status(), out.Device.Level(), out.Device.Approval.Rule)
 	if out.Changed {
 		v.mp.writeCopy(v.r.Context(), out.Device)
 	}
-	return v.registration(request, ccm.RegistrationDone, out.Device.ClientID, out.Device.Approval.Status), nil
+	return v.registration(request, ccm.RegistrationDone, out.Device.ClientID, out.Device.Status()), nil
 }
 
 // registration writes the answer.
@@ -59,7 +62,7 @@ func (v *visit) registration(request *ccm.RegistrationRequest, status int, id cc
 // rejections are refusals of a request that was signed and understood: the client is told (status 3), and need not guess. What fails
 // verification is answered with nothing.
 func rejections() []catalog.Code {
-	return []catalog.Code{catalog.DeviceBlocked, catalog.DeviceObsolete, catalog.RegistrationWeakKey, catalog.RegistrationCertificateExpired, catalog.RegistrationAttribute}
+	return []catalog.Code{catalog.DeviceBlocked, catalog.DeviceObsolete, catalog.RegistrationWeakKey, catalog.RegistrationCertificateExpired, catalog.RegistrationAttribute, catalog.BulkNameOutsidePattern, catalog.KeyChangeNoReturn, catalog.KeyChangeTaken}
 }
 
 func (v *visit) registrationRefused(request *ccm.RegistrationRequest, err error) (string, error) {
@@ -81,6 +84,7 @@ func (v *visit) registerLater(m *ccm.Message, request *ccm.RegistrationRequest, 
 	if err := v.keep(m, id); err != nil {
 		return "", errors.Join(cause, err)
 	}
+	v.spent = true // by the registration, once the inbox applies it; noted before, it would refuse its own
 	v.mp.log.WarnContext(v.r.Context(), "registration waits in the inbox", "client", string(id), "error", cause)
 	return v.registration(request, ccm.RegistrationPending, id, ccm.ApprovalNone), nil
 }
@@ -102,7 +106,7 @@ func (v *visit) confirm(m *ccm.Message, request *ccm.RegistrationRequest) (strin
 	switch {
 	case err == nil:
 		v.proof.Client = out.Device.ClientID
-		return v.registration(request, ccm.RegistrationDone, out.Device.ClientID, out.Device.Approval.Status), nil
+		return v.registration(request, ccm.RegistrationDone, out.Device.ClientID, out.Device.Status()), nil
 	case errors.Is(err, site.ErrUnavailable), catalog.CodeOf(err) == catalog.DeviceUnknown && waiting:
 		return v.registration(request, ccm.RegistrationPending, request.SMSID, ccm.ApprovalNone), nil
 	case catalog.CodeOf(err) == catalog.DeviceUnknown && m.Header.AllowRegistrationReset:

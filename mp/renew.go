@@ -1,5 +1,8 @@
 package mp
 
+// renewPath is where a connector renews its certificate.
+const renewPath = "/postern/renew"
+
 // renewal is the answer to a connector that asks for a new certificate: leaf first, site root last.
 type renewal struct {
 	Chain [][]byte `json:"chain"` // DER, base64 in JSON

@@ -22,6 +22,7 @@ func (m replayMemory) Fresh(ctx context.Context, id string, until time.Time) (bo
 	if err != nil || !fresh {
 		return fresh, err
 	}
+	visitOf(ctx).endTurn() // the database may be another machine
 	fresh, err = m.shared.Fresh(ctx, id, until)
 	if errors.Is(err, site.ErrUnavailable) {
 		return true, nil

@@ -77,7 +77,7 @@ func routeTable() []Route {
 		{Methods: slices.Concat(post, get), Path: "/CCM_System_WindowsAuth", Listeners: all, Proofs: []proof.Method{proof.Kerberos}, Ceiling: proof.LevelManaged, Body: maxMessage, handle: (*visit).emptyAnswer,
 			Note: "tools ask here whether this is a management point"},
 		{Methods: []string{http.MethodPost}, Path: "/CCM_STS", Listeners: tls, Proofs: []proof.Method{proof.BulkToken, proof.SelfProveToken, proof.Entra, proof.Assertion}, Ceiling: proof.LevelSecrets, Body: maxTokens, handle: (*visit).tokens,
-			Note: "tokens with DPoP; an assertion alone from inside only"},
+			Note: "tokens with DPoP; an assertion with DPoP by the registered key alone, for a device's return, or inside the assertion alone"},
 	}
 	for _, file := range []struct {
 		name   string
@@ -96,7 +96,9 @@ func routeTable() []Route {
 	routes = append(routes,
 		Route{Methods: get, Path: "/postern/state", Listeners: tls, Proofs: connector, handle: (*visit).streamState, Note: "the signed site state, as it changes"},
 		Route{Methods: []string{http.MethodPost}, Path: "/postern/state", Listeners: tls, Proofs: connector, Body: token.MaxAck, handle: (*visit).acknowledge, Note: "a gateway's signed acknowledgement"},
-		Route{Methods: []string{http.MethodPost}, Path: "/postern/renew", Listeners: tls, Proofs: connector, Body: maxJoin, handle: (*visit).renew, Note: "a connector's certificate, anew for the same key"},
+		Route{Methods: []string{http.MethodPost}, Path: renewPath, Listeners: tls, Proofs: connector, Body: maxJoin, handle: (*visit).renew, Note: "a connector's certificate, anew for the same key"},
+		Route{Methods: get, Path: "/postern/roots", Listeners: all, Proofs: []proof.Method{proof.Anonymous}, handle: (*visit).roots,
+			Note: "how the site root was replaced; the answer proves itself"},
 		Route{Methods: []string{http.MethodPost}, Path: "/postern/join", Listeners: tls, Proofs: []proof.Method{proof.Anonymous}, Body: maxJoin, handle: (*visit).join,
 			Note: "the proof is the one-time code in the body; rate limited"},
 	)

@@ -85,7 +85,7 @@ var admitted = map[string]string{
 	"enhanced-http /ccm_system/request":           "bare",
 	"enhanced-http /ccm_system_altauth/request":   "bare",
 	"enhanced-http /ccm_system_tokenauth/request": "ccm ccm-register",
-	"enhanced-http /ccm_sts":                      "bare bulk self-prove",
+	"enhanced-http /ccm_sts":                      "bare bulk self-prove holder",
 	"enhanced-http /sms_mp/.sms_aut":              "bare",
 	"enhanced-http /sms_mp/.sms_pol":              "bare",
 	"enhanced-http /sms_mp_altauth/.sms_aut":      "bare",
@@ -95,6 +95,9 @@ var admitted = map[string]string{
 	"enhanced-http /postern/state":                "connector",
 	"enhanced-http /postern/join":                 "bare",
 	"enhanced-http /postern/renew":                "connector",
+	"http /postern/roots":                         "bare",
+	"enhanced-http /postern/roots":                "bare",
+	"https /postern/roots":                        "bare",
 	"relayed /ccm_system/request":                 "relayed",
 	"relayed /sms_mp/.sms_aut":                    "relayed",
 	"relayed /sms_mp/.sms_pol":                    "relayed",
@@ -105,7 +108,7 @@ var admitted = map[string]string{
 	"https /sms_mp_altauth/.sms_aut":              "company",
 	"https /sms_mp_altauth/.sms_pol":              "company",
 	"https /ccm_system_tokenauth/request":         "ccm ccm-register",
-	"https /ccm_sts":                              "bare bulk self-prove",
+	"https /ccm_sts":                              "bare bulk self-prove holder",
 	"https /sms_mp_tokenauth/.sms_aut":            "ccm",
 	"https /sms_mp_tokenauth/.sms_pol":            "ccm",
 	"https /postern/state":                        "connector",
@@ -127,6 +130,8 @@ func wantAdmitted(l Listener, path, who string) bool {
 	switch {
 	case who == "company certificate and token":
 		return slices.Contains(words, "ccm")
+	case strings.HasPrefix(who, "relayed certificate and proof") && slices.Contains(words, "holder"):
+		return true // a proof without a token: what came beside it counts for nothing
 	case who == "company certificate" && slices.Contains(words, "company"):
 		return true
 	case slices.Contains(words, "connector"):

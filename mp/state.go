@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,8 +15,38 @@ import (
 	"postern/token"
 )
 
-// streams counts the open streams of the site state.
-type streams struct{ open atomic.Int64 }
+// streams counts the open streams of the site state, in all and of each connector.
+type streams struct {
+	open atomic.Int64
+
+	mu sync.Mutex
+	by map[string]int // by the connector's pin
+}
+
+// maxStreams is how many streams one connector may have: one for itself, and one for each of its connections to a gateway.
+const maxStreams = 256
+
+// take takes a place for a connector's stream, or answers StateStreamsFull.
+func (s *streams) take(pin string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by == nil {
+		s.by = map[string]int{}
+	}
+	if s.by[pin] >= maxStreams {
+		return catalog.Errorf(catalog.StateStreamsFull, "%d are open", s.by[pin])
+	}
+	s.by[pin]++
+	return nil
+}
+
+func (s *streams) give(pin string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by[pin]--; s.by[pin] <= 0 {
+		delete(s.by, pin)
+	}
+}
 
 // lineTimeout is how long one line of the stream may take to leave; a peer that takes longer is gone.
 const lineTimeout = 30 * time.Second
@@ -24,6 +55,11 @@ const lineTimeout = 30 * time.Second
 // (design decision 4). It ends when the connector goes, is blocked, or the server stops. The state that blocks the connector is still written: it is how
 // gateways behind it learn to drop it.
 func (v *visit) streamState() {
+	if err := v.mp.streams.take(v.hop.pin); err != nil {
+		v.refuse(err)
+		return
+	}
+	defer v.mp.streams.give(v.hop.pin)
 	ctx, cancel := context.WithCancel(v.r.Context())
 	defer cancel()
 	moved := v.mp.site.Watch(ctx) // before the first state, so that no change falls between

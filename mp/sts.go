@@ -30,6 +30,10 @@ type tokenReply struct {
 	Scope           string `json:"scope,omitempty"`
 	ClientID        string `json:"client_id"`
 	ApprovalStatus  int    `json:"approval_status"`
+	RenewAfter      int64  `json:"renew_after,omitempty"` // of a self-prove token: its age in seconds at which it is to be renewed
+	Quarantine      string `json:"quarantine,omitempty"`  // automatic or manual: how the device leaves it; absent when it is in none
+
+	Gateways []string `json:"gateways,omitzero"` // of a registered device: its ways in from the internet, as CCMHOSTNAME has them; an empty list means there are none
 }
 
 // tokens is CCM_STS: it exchanges what the caller proved for a token of the site.
@@ -45,10 +49,16 @@ func (v *visit) tokens() {
 	if hook := v.mp.config.Hooks.Token; hook != nil {
 		hook(string(issued.Claims.Kind))
 	}
+	var gateways []string
+	if issued.Claims.Scope != token.ScopeRegister {
+		gateways = v.mp.gatewayNames()
+	}
 	body, err := json.Marshal(tokenReply{
 		AccessToken: issued.Token, IssuedTokenType: tokenURN + string(issued.Claims.Kind), TokenType: "DPoP",
 		ExpiresIn: int64(issued.Claims.Expires.Sub(v.mp.now()) / time.Second), Scope: issued.Claims.Scope,
 		ClientID: string(issued.Claims.Client), ApprovalStatus: int(issued.Approval),
+		RenewAfter: int64(issued.RenewAfter / time.Second), Quarantine: string(issued.Quarantine),
+		Gateways: gateways,
 	})
 	if err != nil {
 		v.refuse(err)
@@ -69,6 +79,7 @@ func (v *visit) exchange() (site.Issued, error) {
 	if cloud := ask.Caller.Cloud; cloud != nil && ask.Caller.Method == proof.Entra {
 		v.mp.logs.cloudValidated(*cloud)
 	}
+	ask.Turn = func(work func() error) error { return v.turn(v.signing(), work) }
 	return v.mp.site.IssueToken(v.r.Context(), ask)
 }
 
@@ -83,6 +94,8 @@ func (v *visit) exchangeOf(form url.Values) (site.Exchange, error) {
 	}
 	ask.Want = kind
 	switch grant := form.Get("grant_type"); {
+	case grant != grantAssertion && v.proof.Method == proof.Assertion:
+		return ask, catalog.Errorf(catalog.ReturnGrant, "grant_type is %.64q", grant)
 	case grant == grantExchange && v.proof.Method == proof.Anonymous:
 		return ask, catalog.Errorf(catalog.TokenMissing, "a token exchange needs a token in Authorization and a proof in DPoP")
 	case grant == grantAssertion && ask.Assertion == "":

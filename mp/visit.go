@@ -18,6 +18,7 @@ import (
 	"postern/logfile"
 	"postern/proof"
 	"postern/site"
+	"postern/token"
 )
 
 // visit is one request on its way through the management point.
@@ -40,7 +41,11 @@ type visit struct {
 	status ccm.Status // of a refusal, with the numbers for the access log
 	unread io.Reader  // the body without its bound
 	raw    []byte     // the body of a message as it was received, for the inbox
-	share  share      // of the room for messages
+	share  share      // of the room for what messages unpack to
+	came   share      // of the room for large bodies
+
+	release func() // gives a held request free; nil when it is not held
+	leave   func() // ends the turn at the token service; nil when it has none
 
 	act     string // what was done, in words
 	refused error  // the first refusal
@@ -58,6 +63,7 @@ func visitOf(ctx context.Context) *visit {
 func (m *ManagementPoint) serve(l Listener, w http.ResponseWriter, r *http.Request) {
 	v := &visit{mp: m, w: &answer{ResponseWriter: w}, listener: l, began: m.now()}
 	v.r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
+	defer v.let()
 	defer v.finish()
 	if err := v.receive(); err != nil {
 		v.refuse(err)
@@ -88,6 +94,7 @@ func (v *visit) receive() error {
 		return err
 	}
 	v.route = route
+	v.giveNonce()
 	if route.endpoint == ccm.EndpointSTS {
 		v.mp.logs.tokenBegins(v.mp.config.FQDN)
 	}
@@ -95,6 +102,9 @@ func (v *visit) receive() error {
 		return err
 	}
 	v.proof.Address, v.proof.RequestID, v.proof.At = v.hop.address, v.trace.ID, v.began
+	if err := v.hold(); err != nil {
+		return err
+	}
 	return v.boundBody()
 }
 
@@ -125,7 +135,11 @@ func (v *visit) drain() {
 
 // body reads the whole body of a small request.
 func (v *visit) body() ([]byte, error) {
+	v.hurry()
 	data, err := io.ReadAll(v.r.Body)
+	if err == nil {
+		v.rest()
+	}
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
@@ -164,6 +178,10 @@ func (v *visit) reply(status int, contentType string, body []byte) {
 
 // refuse answers with the status and the catalogue's account of err, and keeps both.
 func (v *visit) refuse(err error) {
+	if revoked := v.revoked(); revoked != nil {
+		err = revoked // the rest follows from that
+		v.w.Header().Set("Connection", "close")
+	}
 	var exact *refusal
 	if errors.As(err, &exact) {
 		v.refuseAs(exact.status, exact.err)
@@ -204,6 +222,9 @@ func challenge(err error) string {
 	const algorithms = `algs="RS256 PS256 ES256"`
 	if code := catalog.CodeOf(err); code == catalog.TokenMissing {
 		return "DPoP " + algorithms
+	}
+	if token.AsksNonce(err) {
+		return `DPoP error="use_dpop_nonce", ` + algorithms
 	}
 	return `DPoP error="invalid_token", ` + algorithms
 }

@@ -94,8 +94,8 @@ func statusLogonDenied() ccm.Status {
 	return ccm.Status{Code: http.StatusUnauthorized, Reason: http.StatusText(http.StatusUnauthorized), SubStatus: 1, Windows: 2148074252}
 }
 
-// spend tells the other management points that the ticket has been used here, once. A registration needs no call: site.Register does it in
-// its own commit.
+// spend tells the other management points that the ticket has been used here, once, before the request is answered. A registration needs no call:
+// site.Register does it in its own commit.
 func (v *visit) spend() error {
 	ticket := v.proof.Ticket
 	if ticket == nil || v.spent {
@@ -112,16 +112,27 @@ func (v *visit) spend() error {
 	return err
 }
 
-// spendRest spends the ticket of a request that ended before anything else had: an empty body, a message that could not be read.
-func (v *visit) spendRest() {
-	if err := v.spend(); err != nil {
-		v.remember(known(err), v.kind(), "")
+// rejected is the word of RFC 4178 to a client that its ticket is refused: a NegTokenResp with the state reject and nothing else.
+const rejected = negotiate + " oQcwBaADCgEC"
+
+// refuseSpent answers a ticket that was good here and had been used elsewhere. The proof of ourselves, which was ready for its client, is kept
+// back: whoever sends a ticket again need not be its client.
+func (v *visit) refuseSpent(err error) {
+	if catalog.CodeOf(err) != catalog.KerberosReplay {
+		v.w.Header().Del("WWW-Authenticate")
+		v.refuse(err)
+		return
 	}
+	v.w.Header().Set("WWW-Authenticate", rejected)
+	v.refuseAs(statusLogonDenied(), err)
 }
 
 // emptyAnswer answers a tool that asks only whether this is a management point.
 func (v *visit) emptyAnswer() {
-	v.spendRest()
+	if err := v.spend(); err != nil {
+		v.refuseSpent(err)
+		return
+	}
 	v.empty()
 }
 

@@ -13,8 +13,8 @@ type Ticket struct {
 	Domain         string    // the realm's short name for logs, e.g. CHILD
 	SID            string    // from a verified PAC; "" without one
 	PAC            bool      // a PAC was there and its signature was right
-	Service        string    // the service that the ticket is for, e.g. HTTP/mp.a2003.vm.local@A2003.VM.LOCAL
-	KeyVersion     int       // of the service's key, as the ticket says
+	Service        string    // a name of the key that opened the ticket, e.g. HTTP/mp.a2003.vm.local@A2003.VM.LOCAL
+	KeyVersion     int       // of that key, as the keytab says
 	EncryptionType int       // of the ticket, e.g. 18
 	Transited      []string  // realms between the client's and the service's, if any
 	Use            string    // names this one authenticator: used once and never again

@@ -86,4 +86,6 @@ type Proof struct {
 	Address     string        // where the request came from; information, never evidence
 	RequestID   string        // one id from client to management point
 	At          time.Time     // when it was proved
+	Issued      time.Time     // when the token was issued, of a proof by one of the site's tokens
+	SigningKey  string        // the site's key that signed the token
 }

@@ -243,7 +243,7 @@ func (r Revocation) checked() (Revocation, error) {
 			continue
 		}
 		if !sourceAddress(strings.TrimPrefix(source, "ocsp:")) {
-			return r, catalog.Errorf(catalog.RevocationConfig, "the source %+.200q is no http or https address without a user, nor one with ocsp: before it", source)
+			return r, catalog.Errorf(catalog.RevocationConfig, "the source %+.200q is no http or https address without a user, nor one with ocsp: before it", withoutSecret(source))
 		}
 		sources = append(sources, source)
 	}
@@ -252,6 +252,20 @@ func (r Revocation) checked() (Revocation, error) {
 	}
 	r.Sources = sources
 	return r, nil
+}
+
+// withoutSecret is an address as a message may quote it: one that may name a user with a password loses all but its scheme, another what it asks for.
+func withoutSecret(address string) string {
+	if strings.Contains(address, "@") {
+		if scheme, _, found := strings.Cut(address, "//"); found {
+			return scheme + "//...@..."
+		}
+		return "...@..."
+	}
+	if at := strings.IndexAny(address, "?#"); at >= 0 {
+		return address[:at+1] + "..."
+	}
+	return address
 }
 
 func sourceAddress(address string) bool {

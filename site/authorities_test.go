@@ -89,6 +89,7 @@ func authorityStories() []story {
 	return []story{
 		{"authorities are uploaded, told apart and removed", authoritiesUploaded},
 		{"how revocation is judged", revocationRule},
+		{"no message repeats a password", quotedAddresses},
 		{"what is no authority is refused", authoritiesRefused},
 		{"a certificate approves and leaves its evidence", certificateEvidence},
 		{"a certificate that only a gateway saw gives known", certificateThroughGateway},
@@ -185,6 +186,23 @@ func revocationRule(t *testing.T, w *world) {
 	}
 	if len(w.UploadedAuthorities()) != 2 {
 		t.Error("a refused upload left something")
+	}
+}
+
+func quotedAddresses(t *testing.T, w *world) {
+	const secret = "pa55word"
+	for _, address := range []string{
+		"http://anna:" + secret + "@crl.corp.example/a.crl", "https://anna:" + secret + "@crl.corp.example/", "ocsp:http://anna:" + secret + "@ocsp.corp.example/", "ldap://anna:" + secret + "@corp.example/a",
+		"https://anna:" + secret + "?x@corp.example/", "https://anna:" + secret + "/x@corp.example/", "anna:" + secret + "@corp.example", "https://corp.example/?key=" + secret + " x", "ftp://corp.example/#" + secret,
+		"https://anna:" + secret + " x@corp.example/", "https://anna:" + secret + "\n@corp.example/", "https://anna:" + secret + "@%zz/",
+	} {
+		_, gateway := w.AddGateway(t.Context(), address, strings.Repeat("0", 64), "anna")
+		_, issuer := w.AddTenant(t.Context(), token.Tenant{ID: "corp", Issuers: []string{address}}, "anna")
+		for what, err := range map[string]error{"source": w.SetRevocation(t.Context(), site.Revocation{Sources: []string{address}}, "anna"), "gateway": gateway, "issuer": issuer} {
+			if err == nil || strings.Contains(fmt.Sprintf("%+v", err), secret) || strings.Contains(catalog.Public(err), secret) {
+				t.Errorf("%s %q: got %v", what, address, err)
+			}
+		}
 	}
 }
 

@@ -86,6 +86,13 @@ func (s *Site) IssueRole(role Role, name string, public crypto.PublicKey, names 
 		}
 		template.DNSNames = append(template.DNSNames, n)
 	}
+	if role == RoleConnector && len(here.state.Roots) > 0 { // gateways hear of a new root through connectors alone
+		extension, err := token.CarryLinks(here.state.Roots)
+		if err != nil {
+			return nil, err
+		}
+		template.ExtraExtensions = append(template.ExtraExtensions, extension)
+	}
 	if err := s.number(template); err != nil {
 		return nil, err
 	}

@@ -10,7 +10,6 @@ import (
 
 	"postern/ccm"
 	"postern/internal/role"
-	"postern/proof"
 	"postern/site"
 	"postern/store"
 )
@@ -69,6 +68,7 @@ func registrationRate(b *testing.B, o store.Options, requests []*ccm.Registratio
 	return rate
 }
 
+// registerAll registers devices 0, 1, 2 and so on with their requests.
 func (w *world) registerAll(b *testing.B, bulk site.BulkToken, requests []*ccm.RegistrationRequest) {
 	var next atomic.Int64
 	var all sync.WaitGroup
@@ -79,12 +79,7 @@ func (w *world) registerAll(b *testing.B, bulk site.BulkToken, requests []*ccm.R
 				if n >= len(requests) {
 					return
 				}
-				key, err := proof.Thumbprint(requests[n].Signing.PublicKey)
-				if err != nil {
-					b.Error(err)
-					return
-				}
-				if out, err := w.Register(b.Context(), with(bulk, key), requests[n]); err != nil || !out.New {
+				if out, err := w.Register(b.Context(), with(bulk, device(n).thumbprint), requests[n]); err != nil || !out.New {
 					b.Errorf("got %+v, %v", out, err)
 					return
 				}
@@ -102,8 +97,10 @@ func durableWorld(b *testing.B, o store.Options) *world {
 		b.Fatal(err)
 	}
 	w.store = w.open(b, o)
+	config, opened := w.config(w.store), time.Now()
+	config.Now = func() time.Time { return begin.Add(time.Since(opened)) } // ids and ages follow the clock, so it goes on as in life
 	var err error
-	if w.Site, err = site.Open(b.Context(), w.config(w.store)); err != nil {
+	if w.Site, err = site.Open(b.Context(), config); err != nil {
 		b.Fatal(err)
 	}
 	return w

@@ -26,6 +26,9 @@ type NewBulk struct {
 	MaxUses  int           // 0 = unlimited
 	Label    string
 	By       string
+
+	Networks    []string // where it may be exchanged: prefixes and addresses; none for anywhere
+	NamePattern string   // of the computers that may register by it: WK*, *.corp.example; "" for all
 }
 
 // NewBulkToken issues a bulk registration token. The token itself is returned once and kept nowhere.
@@ -36,12 +39,17 @@ func (s *Site) NewBulkToken(ctx context.Context, ask NewBulk) (raw string, kept 
 	if err := ask.check(); err != nil {
 		return "", BulkToken{}, err
 	}
+	networks, pattern, err := ask.limits()
+	if err != nil {
+		return "", BulkToken{}, err
+	}
 	id, err := newUUID(s.rand)
 	if err != nil {
 		return "", BulkToken{}, err
 	}
 	now := s.time().Truncate(time.Second)
 	kept = BulkToken{ID: id, Label: ask.Label, MaxUses: ask.MaxUses, NotBefore: now, Expires: now.Add(ask.Lifetime), CreatedBy: ask.By, Created: now}
+	kept.Networks, kept.NamePattern = networks, pattern
 	claims := token.Claims{Kind: token.KindBulk, ID: id, Hierarchy: s.Hierarchy(), NotBefore: kept.NotBefore, Expires: kept.Expires}
 	if raw, err = s.current.Load().ring.Sign(token.KindBulk, claims, now); err != nil {
 		return "", BulkToken{}, fmt.Errorf("sign bulk registration token: %w", err)
@@ -50,9 +58,14 @@ func (s *Site) NewBulkToken(ctx context.Context, ask NewBulk) (raw string, kept 
 		if err := tx.PutBulkToken(kept); err != nil {
 			return err
 		}
-		return s.trust(tx, ask.By, "token.new", id, map[string]string{
-			"label": ask.Label, "expires": kept.Expires.Format(time.RFC3339), "max-uses": strconv.Itoa(ask.MaxUses),
-		})
+		facts := map[string]string{"label": ask.Label, "expires": kept.Expires.Format(time.RFC3339), "max-uses": strconv.Itoa(ask.MaxUses)}
+		if len(networks) > 0 {
+			facts["networks"] = kept.networks()
+		}
+		if pattern != "" {
+			facts["name-pattern"] = pattern
+		}
+		return s.trust(tx, ask.By, "token.new", id, facts)
 	})
 	if err != nil {
 		return "", BulkToken{}, fmt.Errorf("keep bulk registration token: %w", err)
@@ -79,6 +92,18 @@ func (s *Site) BulkTokens(ctx context.Context) (tokens []BulkToken, err error) {
 		return err
 	})
 	return tokens, err
+}
+
+// BulkToken returns what is kept of a bulk registration token; code BulkTokenUnknown.
+func (s *Site) BulkToken(ctx context.Context, id string) (t BulkToken, err error) {
+	err = s.store.View(ctx, func(tx Tx) (err error) {
+		t, err = tx.BulkToken(id)
+		return err
+	})
+	if errors.Is(err, ErrNotFound) {
+		return t, catalog.Errorf(catalog.BulkTokenUnknown, "no bulk registration token has the id %s; `postern token list` shows them", shown(id))
+	}
+	return t, err
 }
 
 // TokenUses returns the newest uses of a bulk registration token.
@@ -110,6 +135,23 @@ func (s *Site) BlockBulkToken(ctx context.Context, id string, blocked bool, by s
 		return t, catalog.Errorf(catalog.BulkTokenUnknown, "no bulk registration token has the id %s; `postern token list` shows them", id)
 	}
 	return t, err
+}
+
+// bulkStillAdmitted asks the database: a registration that waited in an inbox may come long after its token was blocked, also on another node.
+func bulkStillAdmitted(tx Tx, id string, computer Record) error {
+	if id == "" {
+		return nil
+	}
+	bulk, err := tx.BulkToken(id)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return catalog.Errorf(catalog.BulkTokenUnknown, "the site has no record of bulk registration token %s", id)
+	case err != nil:
+		return err
+	case bulk.Blocked:
+		return catalog.Errorf(catalog.TokenBlocked, "bulk registration token %s is blocked", id)
+	}
+	return bulk.admitsName(computer.NetbiosName, computer.FQDName)
 }
 
 func newUUID(r io.Reader) (string, error) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"postern/catalog"
+	"postern/proof"
 	"postern/site"
 	"postern/store"
 	"postern/token"
@@ -21,6 +22,7 @@ func bulkStories() []story {
 		{"C58 a bulk token is never stored, nor a part of it", bulkNeverStored},
 		{"C46 a block holds at once and at another node after its notice", bulkBlocked},
 		{"C46 a block reaches a node whose database was away", blockWhileAway},
+		{"C46 a registration that waited while its token was blocked is refused", blockedWhileWaiting},
 	}
 }
 
@@ -157,6 +159,25 @@ func blockWhileAway(t *testing.T, w *world) {
 		t.Fatal("the node never tried again")
 	}
 	refused(t, "the blocked token", node.Revoked(token.Claims{ID: bulk.ID}), catalog.TokenBlocked)
+}
+
+// blockedWhileWaiting registers as an inbox does: long after the token was admitted, at a node that has not heard of the block.
+func blockedWhileWaiting(t *testing.T, w *world) {
+	node, bulk := w.node(t), w.bulk(t, 0)
+	byToken := with(bulk, device(2).thumbprint)
+	byToken.Method, byToken.TokenID = proof.CCMToken, "a token that was got with it"
+	if _, err := w.BlockBulkToken(t.Context(), bulk.ID, true, "anna"); err != nil {
+		t.Fatal(err)
+	}
+	for n, caller := range map[int]site.Caller{1: with(bulk, device(1).thumbprint), 2: byToken} {
+		_, err := node.Register(t.Context(), caller, device(n).request())
+		refused(t, string(caller.Method), err, catalog.TokenBlocked)
+	}
+	if devices, err := w.Devices(t.Context(), site.DeviceFilter{}); err != nil || len(devices) > 0 {
+		t.Errorf("got %+v, %v", devices, err)
+	}
+	_, err := node.Register(t.Context(), with(site.BulkToken{ID: "6b0c9a5e-0000-4000-8000-000000000000"}, device(1).thumbprint), device(1).request())
+	refused(t, "a token without a record", err, catalog.BulkTokenUnknown)
 }
 
 func bulkBlocked(t *testing.T, w *world) {

@@ -536,17 +536,13 @@ func (c Conflict) kept() (Approval, error) {
 
 // release gives a held device what its own proof gave, unless another conflict waits for it or a person has decided on it meanwhile.
 func (s *Site) release(tx Tx, device *Device, c Conflict) error {
-	waiting, err := tx.Conflicts(ConflictFilter{State: ConflictWaiting, Device: device.ClientID, Limit: maxTwins})
+	other, err := otherConflict(tx, device.ClientID, c.ID)
 	if err != nil {
 		return err
 	}
-	for _, other := range waiting {
-		if other.ID != c.ID && other.Newcomer == device.ClientID {
-			device.Conflict = other.ID
-			return nil
-		}
+	if device.Conflict = other; other != "" {
+		return nil
 	}
-	device.Conflict = ""
 	if device.Approval.By != actorSite {
 		return nil
 	}
@@ -555,6 +551,29 @@ func (s *Site) release(tx Tx, device *Device, c Conflict) error {
 	device.Approval = approval
 	return err
 }
+
+// otherConflict returns the newest waiting conflict but one that holds the device, or "". Those that others have with the device are passed over, however
+// many there are: a crowd of twins must not hide what holds it.
+func otherConflict(tx Tx, id ccm.ClientID, but string) (string, error) {
+	filter := ConflictFilter{State: ConflictWaiting, Device: id, Limit: conflictPage}
+	for {
+		page, err := tx.Conflicts(filter)
+		if err != nil {
+			return "", err
+		}
+		for _, c := range page {
+			if c.ID != but && c.Newcomer == id {
+				return c.ID, nil
+			}
+		}
+		if len(page) < filter.Limit {
+			return "", nil
+		}
+		filter.After = page[len(page)-1].ID
+	}
+}
+
+const conflictPage = 64
 
 // raiseHeld notes a stronger proof of a device that is held, so that it has what it proved once the conflict is decided.
 func (s *Site) raiseHeld(tx Tx, device *Device, fresh Approval) (raised bool, err error) {
@@ -637,8 +656,11 @@ func (s *Site) Conflict(ctx context.Context, id string) (c Conflict, err error) 
 }
 
 // DecideConflict is a person's decision: ConflictMerged, ConflictNew or ConflictBlocked. The same decision again changes nothing; another one has the
-// code ConflictDecided, but for what the site itself has left as two devices.
+// code ConflictDecided, but for what the site itself has left as two devices. Without a reason nothing is decided: see [CheckReason].
 func (s *Site) DecideConflict(ctx context.Context, id string, verdict ConflictState, by, why string) (c Conflict, err error) {
+	if err := signed(by, why); err != nil {
+		return c, err
+	}
 	act, known := map[ConflictState]string{ConflictMerged: "conflict.merge", ConflictNew: "conflict.new", ConflictBlocked: "conflict.block"}[verdict]
 	if !known {
 		return c, catalog.Errorf(catalog.InvalidArgument, "%q is no verdict on a conflict", verdict)
@@ -700,7 +722,7 @@ func (s *Site) execute(tx Tx, c Conflict, verdict ConflictState, by, why string)
 		newcomer.Block = Block{Blocked: true, By: by, Why: why, At: s.time()}
 	}
 	if newcomer.Conflict == c.ID {
-		if err := s.release(tx, &newcomer, c); err != nil {
+		if err := s.end(tx, &newcomer, c, verdict); err != nil {
 			return false, err
 		}
 	}
@@ -711,4 +733,13 @@ func (s *Site) execute(tx Tx, c Conflict, verdict ConflictState, by, why string)
 	detail := trustOf(newcomer)
 	detail["conflict"], detail["why"] = c.ID, why
 	return moved, s.trust(tx, by, "device.conflict", string(newcomer.ClientID), detail)
+}
+
+// end takes the conflict off a device that it held. Who is blocked for it gets nothing for that: when it is unblocked it stands where it stood.
+func (s *Site) end(tx Tx, device *Device, c Conflict, verdict ConflictState) (err error) {
+	if verdict == ConflictBlocked {
+		device.Conflict, err = otherConflict(tx, device.ClientID, c.ID)
+		return err
+	}
+	return s.release(tx, device, c)
 }

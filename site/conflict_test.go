@@ -383,7 +383,7 @@ func reimaged(t *testing.T, w *world) {
 	refused(t, "its token", w.Revoked(issued.Claims), catalog.DeviceObsolete)
 	_, err = w.Assignments(t.Context(), now)
 	refused(t, "its policies", err, catalog.DeviceObsolete)
-	_, err = w.Approve(t.Context(), old.ClientID, proof.LevelManaged, "anna", "")
+	_, err = w.Approve(t.Context(), old.ClientID, proof.LevelManaged, "anna", "seen")
 	refused(t, "its approval by a person", err, catalog.DeviceObsolete)
 	raw, after, err := w.State()
 	if err != nil || after <= epoch {
@@ -476,7 +476,7 @@ func heldTwin(t *testing.T, w *world) {
 		return err
 	}
 	held, c := hold(2)
-	_, err := w.Approve(t.Context(), held.ClientID, proof.LevelManaged, "anna", "")
+	_, err := w.Approve(t.Context(), held.ClientID, proof.LevelManaged, "anna", "seen")
 	refused(t, "approval past the conflict", err, catalog.DeviceHeld)
 	if again := w.registered(t, withMethod(proof.Entra, 2), device(2).request(named(2), hardware("2:AA"))).Device; again.Approval.Level != proof.LevelKnown {
 		t.Errorf("another proof while it is held: got %+v", again.Approval)
@@ -507,8 +507,9 @@ func heldTwin(t *testing.T, w *world) {
 	_, err = w.Register(t.Context(), signed(), device(3).request())
 	refused(t, "a blocked stranger", err, catalog.DeviceBlocked)
 	refused(t, "its key", w.Revoked(token.Claims{Key: stranger.Key}), catalog.KeyBlocked)
-	if _, err := w.Unblock(t.Context(), stranger.ClientID, "bert", "else its hardware id lets nobody in"); err != nil {
-		t.Fatal(err)
+	unblocked, err := w.Unblock(t.Context(), stranger.ClientID, "bert", "else its hardware id lets nobody in")
+	if err != nil || unblocked.Approval.Status != ccm.ApprovalNone || unblocked.Approval.Level != proof.LevelKnown || unblocked.Conflict != "" {
+		t.Fatalf("a stranger that was let in again is approved: %+v, %v", unblocked, err)
 	}
 
 	// An anonymous twin that proves more while it is held gets that.
@@ -560,7 +561,7 @@ func mergeLater(t *testing.T, w *world) {
 	if len(list) != 1 {
 		t.Fatalf("got %+v", list)
 	}
-	if _, err := w.DecideConflict(t.Context(), list[0].ID, site.ConflictMerged, "bert", ""); err != nil {
+	if _, err := w.DecideConflict(t.Context(), list[0].ID, site.ConflictMerged, "bert", "seen"); err != nil {
 		t.Fatal(err)
 	}
 	if got := w.device(t, fresh.ClientID); got.Obsolete.By != third.ClientID {
@@ -747,6 +748,11 @@ func hintAlone(t *testing.T, w *world) {
 func sweepObsolete(t *testing.T, w *world) {
 	old := w.registered(t, computer(account(1), realm), device(1).request(named(1), hardware("2:AA"))).Device
 	current := w.registered(t, computer(account(1), realm), device(2).request(named(1), hardware("2:AA"))).Device
+	stolen := w.registered(t, computer(account(2), realm), device(3).request(named(2), hardware("2:BB"))).Device
+	w.registered(t, computer(account(2), realm), device(4).request(named(2), hardware("2:BB")))
+	if _, err := w.Block(t.Context(), stolen.ClientID, "anna", "its disk was stolen"); err != nil {
+		t.Fatal(err)
+	}
 	w.Flush(t.Context())
 	for _, step := range []struct {
 		after time.Duration
@@ -761,6 +767,8 @@ func sweepObsolete(t *testing.T, w *world) {
 		t.Errorf("the obsolete record: %v", err)
 	}
 	w.device(t, current.ClientID)
+	_, err := w.Register(t.Context(), computer(account(2), realm), device(3).request(named(2), hardware("2:BB")))
+	refused(t, "a blocked key that was obsolete too", err, catalog.DeviceBlocked)
 	if err := w.Revoked(token.Claims{Key: old.Key}); err != nil {
 		t.Errorf("a key that no record has any more: %v", err)
 	}
@@ -791,7 +799,7 @@ func actOnMany(t *testing.T, w *world) {
 		t.Error(err)
 	}
 	refused(t, "a blocked one", w.Revoked(token.Claims{Key: device(33).thumbprint}), catalog.KeyBlocked)
-	_, err := w.Act(t.Context(), append(ids[:3:3], clientID(404)), site.Act{Verb: site.ActUnblock}, "bert", "")
+	_, err := w.Act(t.Context(), append(ids[:3:3], clientID(404)), site.Act{Verb: site.ActUnblock}, "bert", "seen")
 	refused(t, "one of them is unknown", err, catalog.DeviceUnknown)
 	if !w.device(t, ids[0]).Block.Blocked {
 		t.Error("the others were changed")

@@ -1,6 +1,7 @@
 package site
 
 import (
+	"net/netip"
 	"time"
 
 	"postern/catalog"
@@ -21,6 +22,8 @@ type Device struct {
 	Created  time.Time // UTC, microseconds
 	Updated  time.Time
 	LastSeen time.Time
+
+	Quarantine Quarantine // of a device that came back after a long absence; see [Device.Level]
 }
 
 // Blocked reports whether the device is refused everywhere: a person blocked it, or another record replaced it. See [Device.Refused].
@@ -140,6 +143,9 @@ type BulkToken struct {
 	CreatedBy string    `json:"created_by"`
 	Created   time.Time `json:"created,omitzero"`
 	LastUsed  time.Time `json:"last_used,omitzero"`
+
+	Networks    []netip.Prefix `json:"networks,omitempty"`     // where it may be exchanged; none for anywhere
+	NamePattern string         `json:"name_pattern,omitempty"` // of the computers that may register by it, see [BulkToken.admitsName]; "" for all
 }
 
 // TokenUse is the first use of a bulk token by one key.
@@ -175,10 +181,15 @@ type KeyRecord struct {
 	Certificate []byte    `json:"certificate"` // DER, may be empty
 	Public      []byte    `json:"public"`      // SPKI DER
 	Private     []byte    `json:"-"`           // sealed PKCS #8
-	State       string    `json:"state"`       // active, retired, revoked
+	State       string    `json:"state"`       // prepared, active, retired, revoked
 	NotBefore   time.Time `json:"not_before,omitzero"`
 	NotAfter    time.Time `json:"not_after,omitzero"`
 	Created     time.Time `json:"created,omitzero"`
+
+	Changed time.Time `json:"changed,omitzero"`       // when it came into its state, after Created
+	Epoch   uint64    `json:"epoch,omitempty,string"` // of the site state that first told of it, when it was prepared or is a root: roots follow one another by it
+	Why     string    `json:"why,omitempty"`          // of a revoked key
+	Link    string    `json:"-"`                      // of a root: by what the one before leads to it, see token.SignRoot
 }
 
 // ManagementPoint is a management point of the site.
@@ -201,6 +212,10 @@ type Gateway struct {
 	Heard        time.Time `json:"heard,omitzero"`
 	Created      time.Time `json:"created,omitzero"`
 	By           string    `json:"by"`
+
+	AcknowledgedAt time.Time `json:"acknowledged_at,omitzero"` // when it first confirmed that epoch
+	Certified      time.Time `json:"certified,omitzero"`       // when it was last given a certificate
+	Certificate    []byte    `json:"-"`                        // that chain, DER, leaf first
 }
 
 // Connector is a connector with its role certificate.

@@ -3,6 +3,7 @@ package site
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"postern/catalog"
@@ -73,6 +74,30 @@ func (s *Site) FindDevice(ctx context.Context, who string) (Device, error) {
 	}
 }
 
+// maxReason bounds a person's reason: it stands in lists, and in the trust log for ever.
+const maxReason = 512
+
+// CheckReason refuses a reason that says nothing, and one that a list cannot show on its line. Code: ReasonNeeded.
+func CheckReason(why string) error {
+	switch {
+	case strings.TrimSpace(why) == "":
+		return catalog.Errorf(catalog.ReasonNeeded, "no reason was given")
+	case len(why) > maxReason:
+		return catalog.Errorf(catalog.ReasonNeeded, "the reason has %d bytes; at most %d are kept", len(why), maxReason)
+	case strings.ContainsFunc(why, unprintable):
+		return catalog.Errorf(catalog.ReasonNeeded, "the reason holds control or invisible characters: %+.80q", why)
+	}
+	return nil
+}
+
+// signed refuses an act that nobody, or the site itself, would stand for, and one without a reason.
+func signed(by, why string) error {
+	if by == "" || by == actorSite {
+		return catalog.Errorf(catalog.InvalidArgument, "%q is no person who decides", by)
+	}
+	return CheckReason(why)
+}
+
 // Approve sets a device's level by a person's decision: managed or secrets, approval status 1.
 func (s *Site) Approve(ctx context.Context, id ccm.ClientID, level proof.Level, by, why string) (Device, error) {
 	return s.actOne(ctx, id, Act{Verb: ActApprove, Level: level}, by, why)
@@ -99,6 +124,7 @@ const (
 	ActReject  = "reject"
 	ActBlock   = "block"
 	ActUnblock = "unblock"
+	ActRelease = "release" // from quarantine
 )
 
 // Act is a person's act on devices.
@@ -116,8 +142,12 @@ func (s *Site) actOne(ctx context.Context, id ccm.ClientID, act Act, by, why str
 }
 
 // Act does the same to all these devices in one transaction, each with its entry in the trust log: who and why. When one of them cannot be
-// changed, none is; the code says why: DeviceUnknown, DeviceLevel, DeviceObsolete, or DeviceHeld for a device that waits for the decision on a conflict.
+// changed, none is; the code says why: DeviceUnknown, DeviceLevel, DeviceObsolete, DeviceNotQuarantined, or DeviceHeld for a device that waits for the decision on a conflict.
+// Without a reason nothing is done: see [CheckReason].
 func (s *Site) Act(ctx context.Context, ids []ccm.ClientID, act Act, by, why string) (devices []Device, err error) {
+	if err := signed(by, why); err != nil {
+		return nil, err
+	}
 	if act.Verb == ActApprove && act.Level < proof.LevelManaged {
 		return nil, catalog.Errorf(catalog.DeviceLevel, "level %s is not an approval; use managed or secrets, or reject the device", act.Level)
 	}
@@ -133,6 +163,9 @@ func (s *Site) Act(ctx context.Context, ids []ccm.ClientID, act Act, by, why str
 			}
 			if act.Verb == ActApprove && d.Conflict != "" {
 				return false, catalog.Errorf(catalog.DeviceHeld, "conflict %s waits for %s (%s)", d.Conflict, d.ClientID, d.Name())
+			}
+			if act.Verb == ActRelease && !d.Quarantined() {
+				return false, catalog.Errorf(catalog.DeviceNotQuarantined, "%s (%s)", d.ClientID, d.Name())
 			}
 		}
 		for i := range devices {
@@ -174,12 +207,14 @@ func (act Act) change(d *Device, by, why string, now time.Time) {
 	switch act.Verb {
 	case ActApprove:
 		decided.Status, decided.Level, decided.Rule = ccm.ApprovalApproved, act.Level, "approved by a person"
-		d.Approval = decided
+		d.Approval, d.Quarantine = decided, Quarantine{}
 	case ActReject:
 		decided.Status, decided.Level, decided.Rule = ccm.ApprovalNone, proof.LevelKnown, "rejected by a person"
 		d.Approval = decided
 	case ActBlock, ActUnblock:
 		d.Block = Block{Blocked: act.Verb == ActBlock, By: by, Why: why, At: now}
+	case ActRelease:
+		d.Quarantine = Quarantine{}
 	}
 	d.Updated = now
 }
@@ -190,14 +225,15 @@ const obsoleteLife = 90 * 24 * time.Hour
 // sweepBatch is how many records one transaction removes.
 const sweepBatch = 500
 
-// Sweep removes the records of obsolete devices that have not been seen for 90 days, and returns how many. Run does it now and then.
+// Sweep removes the records of obsolete devices that have not been seen for 90 days, and returns how many. A blocked one stays: a person's no ends only
+// when a person takes it back. Run does it now and then.
 func (s *Site) Sweep(ctx context.Context) (removed int, err error) {
-	obsolete := true
+	obsolete, blocked := true, false
 	for {
 		n := 0
 		err := s.update(ctx, func(tx Tx) (bool, error) {
 			now := s.time()
-			old, err := tx.Devices(DeviceFilter{Obsolete: &obsolete, SeenBefore: now.Add(-obsoleteLife), Limit: sweepBatch})
+			old, err := tx.Devices(DeviceFilter{Obsolete: &obsolete, Blocked: &blocked, SeenBefore: now.Add(-obsoleteLife), Limit: sweepBatch})
 			if err != nil {
 				return false, err
 			}

@@ -73,13 +73,15 @@ func carry(claims *token.Claims, ask Exchange) {
 const (
 	factTenant      = "tenant"
 	factEntraDevice = "entra-device"
+	factKind        = "entra-kind"
+	factIssuer      = "entra-issuer"
 	factCertificate = "certificate" // SHA-256 of its DER, lower-case hex
 )
 
 // addCloud keeps what an Entra token proved.
 func addCloud(facts map[string]string, c proof.Cloud) {
 	add(facts, map[string]string{
-		factTenant: c.Tenant, factEntraDevice: c.Device, "entra-user": c.User, "entra-kind": c.Kind, "entra-issuer": c.Issuer, "entra-token": c.TokenID,
+		factTenant: c.Tenant, factEntraDevice: c.Device, "entra-user": c.User, factKind: c.Kind, factIssuer: c.Issuer, "entra-token": c.TokenID,
 		"user-sid": c.UserSID, "device-sid": c.DeviceSID,
 	})
 }

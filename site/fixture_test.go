@@ -115,7 +115,7 @@ func tables(t testing.TB, conn *pgx.Conn) []string {
 }
 
 func stories() []story {
-	return slices.Concat(registerStories(), issueStories(), bulkStories(), policyStories(), keyStories(), peerStories(), stateStories(), trustStories(), conflictStories(), tenantStories(), entraStories(), authorityStories(), identityStories())
+	return slices.Concat(registerStories(), issueStories(), bulkStories(), policyStories(), keyStories(), peerStories(), stateStories(), trustStories(), conflictStories(), tenantStories(), entraStories(), authorityStories(), identityStories(), returnStories(), auditStories(), rotateStories(), confirmStories())
 }
 
 // born is a site as Init leaves it: making its keys takes long, so that it is done once and its records are copied.

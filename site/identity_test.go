@@ -1,6 +1,7 @@
 package site_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -23,6 +24,8 @@ func identityStories() []story {
 		{"a long host name has an account of 15 characters", longName},
 		{"one identity is one device", oneIdentity},
 		{"an identity that goes from key to key waits for a person", flapping},
+		{"C67 a crowd of twins does not hide what holds a device", crowdOfTwins},
+		{"nobody decides without a name and a reason", reasons},
 	}
 }
 
@@ -377,4 +380,76 @@ func flapping(t *testing.T, w *world) {
 			t.Errorf("key %d: got %+v", n, d)
 		}
 	}
+}
+
+// crowdOfTwins: of two conflicts that hold a device one is decided, and many more wait in which it is the existing one.
+func crowdOfTwins(t *testing.T, w *world) {
+	bulk := w.bulk(t, 0)
+	lost := w.registered(t, computer(account(5), realm), device(1).request(named(5), hardware("2:55"))).Device
+	if _, err := w.Block(t.Context(), lost.ClientID, "anna", "stolen"); err != nil {
+		t.Fatal(err)
+	}
+	w.set(t, "conflict.resolution", "manual")
+	w.registered(t, signed(), device(2).request(named(2), hardware("2:AA")))
+	d := w.registered(t, with(bulk, device(3).thumbprint), device(3).request(named(5), hardware("2:AA"))).Device
+	twin := w.held(t, "a twin", d, site.ConflictHardware, "")
+	d = w.registered(t, computer(account(5), realm), device(3).request(named(5), hardware("2:AA"))).Device
+	firm := w.held(t, "a blocked computer", d, site.ConflictIdentity, "blocked device")
+	w.registered(t, signed(), device(3).request(named(5), hardware("2:BB")))
+	for n := range 70 {
+		w.clock.advance(time.Second)
+		w.registered(t, signed(), device(10+n).request(named(10+n), hardware("2:BB")))
+	}
+	if n := len(w.conflicts(t, site.ConflictFilter{State: site.ConflictWaiting, Device: d.ClientID})); n != 72 {
+		t.Fatalf("%d conflicts wait", n)
+	}
+	w.decide(t, firm.ID, site.ConflictNew)
+	if d := w.device(t, d.ClientID); d.Conflict != twin.ID || d.Approval.Level != proof.LevelKnown {
+		t.Errorf("one conflict waits still: %q, %+v", d.Conflict, d.Approval)
+	}
+	w.decide(t, twin.ID, site.ConflictNew)
+	if d := w.device(t, d.ClientID); d.Conflict != "" || d.Approval.Level != proof.LevelManaged {
+		t.Errorf("none waits: %q, %+v", d.Conflict, d.Approval)
+	}
+}
+
+func reasons(t *testing.T, w *world) {
+	w.set(t, "conflict.resolution", "manual")
+	first := w.registered(t, signed(), device(1).request(named(1), hardware("2:AA"))).Device
+	second := w.registered(t, signed(), device(2).request(named(2), hardware("2:AA"))).Device
+	same, other := w.unchanged(t, first.ClientID), w.unchanged(t, second.ClientID)
+	acts := map[string]func(by, why string) error{
+		"merge": func(by, why string) error { return w.verdict(second.Conflict, site.ConflictMerged, by, why) },
+		"new":   func(by, why string) error { return w.verdict(second.Conflict, site.ConflictNew, by, why) },
+		"deny":  func(by, why string) error { return w.verdict(second.Conflict, site.ConflictBlocked, by, why) },
+	}
+	for _, verb := range []string{site.ActApprove, site.ActReject, site.ActBlock, site.ActUnblock} {
+		acts[verb] = func(by, why string) error {
+			_, err := w.Act(context.Background(), []ccm.ClientID{first.ClientID}, site.Act{Verb: verb, Level: proof.LevelManaged}, by, why)
+			return err
+		}
+	}
+	for name, act := range acts {
+		entries := w.during(t, func() {
+			for what, why := range map[string]string{"no reason": "", "blanks": " \t", "two lines": "seen\nP328 approved", "an escape": "\x1b[2J", "text that runs backwards": "\u202eseen", "too much": strings.Repeat("a", 513)} {
+				refused(t, name+" for "+what, act("anna", why), catalog.ReasonNeeded)
+			}
+			for _, nobody := range []string{"", "site"} {
+				refused(t, name+" by "+nobody, act(nobody, "seen"), catalog.InvalidArgument)
+			}
+		})
+		if len(entries) > 0 {
+			t.Errorf("%s: trust entries %s", name, actions(entries))
+		}
+	}
+	same()
+	other()
+	if err := acts[site.ActBlock]("anna", strings.Repeat("a", 512)); err != nil {
+		t.Error(err)
+	}
+}
+
+func (w *world) verdict(id string, verdict site.ConflictState, by, why string) error {
+	_, err := w.DecideConflict(context.Background(), id, verdict, by, why)
+	return err
 }

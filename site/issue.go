@@ -21,6 +21,16 @@ type Exchange struct {
 	Want      token.Kind // KindCCM or KindSelfProve
 	Assertion string     // RFC 7523, signed by the registered key; needed for a self-prove token and for a caller without a token
 	Audience  string     // what the assertion must name: the URL of the token service as the client called it
+
+	Turn func(work func() error) error // runs what signs and verifies, when there is room; nil runs it at once. Its errors are the answer
+}
+
+// inTurn runs work at once, or when the caller has room for it.
+func (ask Exchange) inTurn(work func() error) error {
+	if ask.Turn == nil {
+		return work()
+	}
+	return ask.Turn(work)
 }
 
 // Issued is the answer of the token service.
@@ -29,6 +39,9 @@ type Issued struct {
 	Claims   token.Claims
 	Approval ccm.ApprovalStatus // of the registered device; ApprovalUnknown before registration
 	First    bool               // this exchange reserved the client id
+
+	RenewAfter time.Duration // of a self-prove token: its age at which clients renew it
+	Quarantine Returns       // how the device leaves quarantine; "" when it is in none
 }
 
 // IssueToken exchanges what the caller proved for a token of the site.
@@ -49,12 +62,18 @@ func (s *Site) IssueToken(ctx context.Context, ask Exchange) (Issued, error) {
 	if cloud := ask.Caller.Cloud; cloud != nil && ask.Caller.Method == proof.Entra && cloud.Kind != proof.CloudDevice && s.Settings().DeviceTokens {
 		return Issued{}, catalog.Errorf(catalog.EntraUserToken, "a token of the type %s; the setting %s asks for a device's", cloud.Kind, settingDevices)
 	}
+	if ask.Caller.byKeyAlone() && !s.Settings().Return {
+		return Issued{}, catalog.Errorf(catalog.ReturnOff, "%s is false", settingReturn)
+	}
 	device, err := s.registered(ctx, ask)
 	if err == nil {
 		return s.issueToDevice(ctx, ask, device)
 	}
 	if !errors.Is(err, ErrNotFound) {
 		return Issued{}, err
+	}
+	if ask.Caller.byKeyAlone() {
+		return Issued{}, catalog.Errorf(catalog.ReturnUnknown, "key %s is not registered", ask.Caller.Key)
 	}
 	byEntra := ask.Caller.Method == proof.Entra && ask.Caller.cloud() != nil
 	if ask.Caller.Method != proof.BulkToken && !byEntra {
@@ -80,22 +99,49 @@ func (s *Site) registered(ctx context.Context, ask Exchange) (Device, error) {
 	}
 	device, err := s.Device(ctx, id)
 	if errors.Is(err, ErrNotFound) {
-		return Device{}, catalog.Errorf(catalog.DeviceUnknown, "no device has the client id %s", id)
+		return Device{}, unproved()
 	}
 	return device, err
 }
 
+// unproved is the answer to an assertion that names no device and to one that the named device's key has not signed: they are alike, so that nobody
+// learns which client ids there are (C60).
+func unproved() error {
+	return catalog.Errorf(catalog.DeviceUnknown, "the assertion is by no registered device's key")
+}
+
 func (s *Site) issueToDevice(ctx context.Context, ask Exchange, device Device) (Issued, error) {
+	if ask.Caller.Method == proof.Assertion { // before anything is said of the device
+		if err := s.checkAssertion(ctx, ask, device); err != nil && catalog.CodeOf(err) == catalog.AssertionSignature && ask.Caller.Key == "" {
+			return Issued{}, unproved()
+		} else if err != nil {
+			return Issued{}, err
+		}
+	}
 	if device.Blocked() {
 		return Issued{}, device.Refused()
+	}
+	if ask.Caller.Method == proof.Assertion {
+		ask.Caller.Cloud = device.cameBy()
+		if err := s.current.Load().cloudAdmitted(ask.Caller.Cloud); err != nil {
+			return Issued{}, err
+		}
 	}
 	if cloud := ask.Caller.cloud(); cloud != nil {
 		if err := device.sameEntra(*cloud); err != nil {
 			return Issued{}, err
 		}
 	}
-	if err := s.checkAssertion(ctx, ask, device); err != nil {
-		return Issued{}, err
+	if ask.Caller.Method != proof.Assertion {
+		if err := s.checkAssertion(ctx, ask, device); err != nil {
+			return Issued{}, err
+		}
+	}
+	if ask.Caller.byKeyAlone() {
+		var err error
+		if device, err = s.comeBack(ctx, ask.Caller, device); err != nil {
+			return Issued{}, err
+		}
 	}
 	if ask.Caller.Method == proof.BulkToken {
 		if err := s.spend(ctx, ask.Caller, device.ClientID, nil); err != nil {
@@ -108,13 +154,17 @@ func (s *Site) issueToDevice(ctx context.Context, ask Exchange, device Device) (
 	if ask.Want == token.KindSelfProve {
 		claims.Scope = ""
 	}
-	return s.issue(ask.Want, claims, device.Approval.Status)
+	issued, err := s.issue(ask, ask.Want, claims, device.Status())
+	if device.Quarantined() {
+		issued.Quarantine = s.Settings().ReturnLift
+	}
+	return issued, err
 }
 
 // checkAssertion asks for a fresh signature of the registered key where the token alone is not enough (design decision 11). An assertion that
 // is there must hold, needed or not (decision 3).
 func (s *Site) checkAssertion(ctx context.Context, ask Exchange, device Device) error {
-	if ask.Assertion == "" && ask.Want == token.KindCCM {
+	if ask.Assertion == "" && ask.Want == token.KindCCM && ask.Caller.Method != proof.Assertion {
 		return nil // the caller's proof of possession was by this very key
 	}
 	if ask.Assertion == "" {
@@ -124,7 +174,11 @@ func (s *Site) checkAssertion(ctx context.Context, ask Exchange, device Device) 
 	if err != nil {
 		return err
 	}
-	claims, err := token.VerifyAssertion(ask.Assertion, public, ask.Audience, s.now())
+	var claims token.AssertionClaims
+	err = ask.inTurn(func() (err error) {
+		claims, err = token.VerifyAssertion(ask.Assertion, public, ask.Audience, s.now())
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -161,7 +215,7 @@ func (s *Site) issueForRegistration(ctx context.Context, ask Exchange) (Issued, 
 	}
 	claims := token.Claims{Client: reservation.ClientID, Key: ask.Caller.Key, Scope: token.ScopeRegister, BulkID: ask.Caller.BulkID, TokenType: token.TypeDevice}
 	carry(&claims, ask)
-	issued, err := s.issue(token.KindCCM, claims, ccm.ApprovalUnknown)
+	issued, err := s.issue(ask, token.KindCCM, claims, ccm.ApprovalUnknown)
 	issued.First = reservation.ClientID == id
 	return issued, err
 }
@@ -208,6 +262,9 @@ func (s *Site) spend(ctx context.Context, caller Caller, id ccm.ClientID, reserv
 		case !used && bulk.MaxUses > 0 && bulk.Uses >= bulk.MaxUses:
 			return catalog.Errorf(catalog.BulkTokenUsedUp, "bulk registration token %s has been used by all the %d devices it was made for", bulk.ID, bulk.MaxUses)
 		}
+		if err := bulk.admitsAddress(caller.Address); err != nil {
+			return err
+		}
 		if reserve != nil {
 			if inForce, err = reserveID(tx, *reserve); err != nil {
 				return err
@@ -251,7 +308,7 @@ func reserveID(tx Tx, fresh Reservation) (Reservation, error) {
 }
 
 // issue signs the token; lifetimes are the documents' (protocol.md 6.2).
-func (s *Site) issue(kind token.Kind, claims token.Claims, approval ccm.ApprovalStatus) (Issued, error) {
+func (s *Site) issue(ask Exchange, kind token.Kind, claims token.Claims, approval ccm.ApprovalStatus) (Issued, error) {
 	now := s.time()
 	id, err := newUUID(s.rand)
 	if err != nil {
@@ -259,13 +316,21 @@ func (s *Site) issue(kind token.Kind, claims token.Claims, approval ccm.Approval
 	}
 	life := token.CCMLifetime
 	if kind == token.KindSelfProve {
-		life = token.SelfProveLifetime
+		life = s.Settings().SelfProveLife()
 	}
 	claims.Kind, claims.ID, claims.Hierarchy = kind, id, s.Hierarchy()
 	claims.IssuedAt, claims.NotBefore, claims.Expires = now, now, now.Add(life)
-	raw, err := s.current.Load().ring.Sign(kind, claims, now)
+	var raw string
+	err = ask.inTurn(func() (err error) {
+		raw, err = s.current.Load().ring.Sign(kind, claims, now)
+		return err
+	})
 	if err != nil {
 		return Issued{}, fmt.Errorf("sign %s token: %w", kind, err)
 	}
-	return Issued{Token: raw, Claims: claims, Approval: approval}, nil
+	issued := Issued{Token: raw, Claims: claims, Approval: approval}
+	if kind == token.KindSelfProve {
+		issued.RenewAfter = s.Settings().SelfProveRenewAfter()
+	}
+	return issued, nil
 }

@@ -39,6 +39,7 @@ func issueStories() []story {
 		{"a self-prove token needs an assertion by the registered key", selfProve},
 		{"C45 assertions are refused for every wrong reason", wrongAssertions},
 		{"a caller inside may come with an assertion alone", assertionOnly},
+		{"signatures are checked and made in the caller's turn", inTurns},
 		{"a blocked device gets no token", blockedGetsNone},
 		{"a reservation is prolonged and expires", prolonged},
 		{"only CCM and self-prove tokens can be asked for", onlyTwoKinds},
@@ -318,12 +319,49 @@ func assertionOnly(t *testing.T, w *world) {
 	_, err = w.ask(t, site.Exchange{Caller: inside, Audience: audience})
 	refused(t, "nothing at all", err, catalog.AssertionMissing)
 	_, err = w.ask(t, site.Exchange{Caller: inside, Assertion: w.assertion(2, id, audience), Audience: audience})
-	refused(t, "by another key", err, catalog.AssertionSignature)
+	refused(t, "by another key", err, catalog.DeviceUnknown)
 	_, err = w.ask(t, site.Exchange{Caller: inside, Assertion: w.assertion(1, clientID(404), audience), Audience: audience})
 	refused(t, "for a device that is not registered", err, catalog.DeviceUnknown)
 	if _, err := w.ask(t, site.Exchange{Caller: inside, Want: token.KindSelfProve, Assertion: w.assertion(1, id, audience), Audience: audience}); err != nil {
 		t.Error(err)
 	}
+}
+
+// inTurns asks in every way for a token: each signature waits for its turn, and what has none gets no token and has used nothing up but the assertion.
+func inTurns(t *testing.T, w *world) {
+	bulk := w.bulk(t, 1)
+	caller := with(bulk, device(1).thumbprint)
+	turns, full := 0, 0
+	turn := func(work func() error) error {
+		if turns++; turns == full {
+			return catalog.Errorf(catalog.TokenServiceBusy, "full")
+		}
+		return work()
+	}
+	ask := func(what string, atFull, want int, e site.Exchange) {
+		t.Helper()
+		turns, full, e.Turn = 0, atFull, turn
+		issued, err := w.ask(t, e)
+		if full > 0 {
+			refused(t, what+" when full", err, catalog.TokenServiceBusy)
+		} else if err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		if turns != want || full > 0 && issued.Token != "" {
+			t.Errorf("%s: %d turns, want %d; token %t", what, turns, want, issued.Token != "")
+		}
+	}
+	ask("registration", 1, 1, site.Exchange{Caller: caller})
+	ask("registration", 0, 1, site.Exchange{Caller: caller})
+	id := w.registered(t, caller, device(1).request()).Device.ClientID
+	assertion := w.assertion(1, id, audience)
+	selfProve := site.Exchange{Caller: caller, Want: token.KindSelfProve, Assertion: assertion, Audience: audience}
+	ask("self-prove token", 1, 1, selfProve)
+	ask("self-prove token with the same assertion, which nobody has looked at", 0, 2, selfProve)
+	ask("CCM token", 0, 1, site.Exchange{Caller: withMethod(proof.SelfProveToken, 1)})
+	inside := site.Exchange{Caller: site.Caller{Proof: proof.Proof{Method: proof.Assertion}, Direct: true, Ceiling: proof.LevelManaged}, Assertion: w.assertion(1, id, audience), Audience: audience}
+	ask("an assertion alone", 1, 1, inside)
+	ask("an assertion alone", 0, 2, inside)
 }
 
 func blockedGetsNone(t *testing.T, w *world) {

@@ -5,13 +5,11 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"postern/catalog"
@@ -87,24 +85,15 @@ func (s *Site) firstKeys(code ccm.SiteCode, now time.Time) ([]KeyRecord, error) 
 	if err != nil {
 		return nil, err
 	}
-	signing, err := rsa.GenerateKey(s.rand, minKeyBits)
+	first := KeyRecord{Purpose: PurposeRoot, Algorithm: token.AlgorithmES256, Certificate: rootCert, State: token.KeyActive, NotBefore: now, NotAfter: now.Add(rootLife), Created: now}
+	if err := s.seal(&first, root); err != nil {
+		return nil, err
+	}
+	signing, err := s.newSiteSigning(code, now)
 	if err != nil {
 		return nil, err
 	}
-	signingCert, err := s.selfSigned(siteSigningTemplate(code, now), signing)
-	if err != nil {
-		return nil, err
-	}
-	records := []KeyRecord{
-		{Purpose: PurposeRoot, Algorithm: "ES256", Certificate: rootCert, NotAfter: now.Add(rootLife)},
-		{Purpose: PurposeSiteSigning, Algorithm: "RS256", Certificate: signingCert, NotAfter: now.Add(siteSigningLife)},
-	}
-	for i, key := range []crypto.Signer{root, signing} {
-		records[i].State, records[i].NotBefore, records[i].Created = token.KeyActive, now, now
-		if err := s.seal(&records[i], key); err != nil {
-			return nil, err
-		}
-	}
+	records := []KeyRecord{first, signing}
 	for _, kind := range token.Kinds() {
 		record, err := s.newTokenKey(kind, token.AlgorithmES256, now)
 		if err != nil {
@@ -153,6 +142,17 @@ func sealLabel(id string) string { return "signing-key:" + id }
 // unseal opens the keys of a snapshot.
 func (s *Site) unseal(next *snapshot, records []KeyRecord) error {
 	for _, record := range records {
+		next.takeRecord(record)
+		if record.Purpose == PurposeRoot {
+			next.takeRoot(record)
+		}
+		if record.ended(s.now()) && record.State != token.KeyActive {
+			continue
+		}
+		if len(record.Private) == 0 && record.State != token.KeyActive { // it was erased when it was replaced or revoked
+			next.takeErased(record)
+			continue
+		}
 		private, err := s.sealer.Open(sealLabel(record.ID), record.Private)
 		if err != nil {
 			return catalog.Wrap(catalog.KeyFileWrong, err, "the site's keys cannot be opened with this site.key; it belongs to another site or was changed")
@@ -176,22 +176,36 @@ func (s *Site) unseal(next *snapshot, records []KeyRecord) error {
 func (next *snapshot) take(record KeyRecord, signer crypto.Signer) (err error) {
 	switch {
 	case record.Purpose == PurposeRoot && record.State == token.KeyActive:
-		next.root = signer
+		next.root, next.rootID = signer, record.ID
+		if next.nonces, err = nonceKey(signer); err != nil {
+			return err
+		}
 		next.rootCert, err = x509.ParseCertificate(record.Certificate)
 		return err
 	case record.Purpose == PurposeSiteSigning && record.State == token.KeyActive:
 		next.signing = record.Certificate
 		return nil
 	}
+	next.takeToken(record, signer, signer.Public())
+	return nil
+}
+
+// takeErased takes a key that has no private half any more.
+func (next *snapshot) takeErased(record KeyRecord) {
+	if public, err := x509.ParsePKIXPublicKey(record.Public); err == nil {
+		next.takeToken(record, nil, public)
+	}
+}
+
+func (next *snapshot) takeToken(record KeyRecord, signer crypto.Signer, public crypto.PublicKey) {
 	for _, kind := range token.Kinds() {
 		if record.Purpose == purposeToken+string(kind) {
 			next.keys = append(next.keys, token.Key{
 				ID: record.ID, Kind: kind, Algorithm: record.Algorithm, Certificate: record.Certificate, Signer: signer,
-				Public: signer.Public(), NotBefore: record.NotBefore, NotAfter: record.NotAfter, State: record.State,
+				Public: public, NotBefore: record.NotBefore, NotAfter: record.NotAfter, State: record.State,
 			})
 		}
 	}
-	return nil
 }
 
 // SigningKeys lists the site's keys; private halves stay sealed.
@@ -201,38 +215,4 @@ func (s *Site) SigningKeys(ctx context.Context) (records []KeyRecord, err error)
 		return err
 	})
 	return records, err
-}
-
-// RotateKey makes a new key for one kind of token and retires the ones before it: they sign no more, and verify until the longest
-// token that they signed has ended. Every token in the field stays good. The new key's algorithm is that of the setting token.algorithm.
-func (s *Site) RotateKey(ctx context.Context, kind token.Kind, by string) (KeyRecord, error) {
-	if !slices.Contains(token.Kinds(), kind) {
-		return KeyRecord{}, catalog.Errorf(catalog.InvalidArgument, "no tokens of kind %q exist; use bulk, ccm or self-prove", kind)
-	}
-	now := s.time()
-	fresh, err := s.newTokenKey(kind, s.Settings().TokenAlgorithm, now)
-	if err != nil {
-		return KeyRecord{}, err
-	}
-	lifetimes := map[token.Kind]time.Duration{token.KindBulk: token.BulkMaximumLifetime, token.KindCCM: token.CCMLifetime, token.KindSelfProve: token.SelfProveLifetime}
-	err = s.update(ctx, func(tx Tx) (bool, error) {
-		records, err := tx.SigningKeys()
-		if err != nil {
-			return false, err
-		}
-		for _, old := range records {
-			if old.Purpose != fresh.Purpose || old.State != token.KeyActive {
-				continue
-			}
-			old.State, old.NotAfter = token.KeyRetired, now.Add(lifetimes[kind])
-			if err := tx.PutSigningKey(old); err != nil {
-				return false, err
-			}
-		}
-		if err := tx.PutSigningKey(fresh); err != nil {
-			return false, err
-		}
-		return true, s.trust(tx, by, "key.rotate", fresh.ID, map[string]string{"purpose": fresh.Purpose, "algorithm": fresh.Algorithm})
-	})
-	return fresh, err
 }

@@ -188,7 +188,7 @@ func TestWithoutADatabaseNothingIsDecided(t *testing.T) {
 	_, issueErr := w.ask(t, site.Exchange{Caller: with(bulk, synthetic(1))})
 	_, policyErr := w.AddPolicy(t.Context(), site.NewPolicy{Body: []byte("<P/>"), Targets: nil, All: true})
 	_, targetErr := w.AddPolicy(t.Context(), site.NewPolicy{Body: []byte("<P/>"), Targets: clientIDs(1)})
-	_, approveErr := w.Approve(t.Context(), clientID(1), proof.LevelManaged, "anna", "")
+	_, approveErr := w.Approve(t.Context(), clientID(1), proof.LevelManaged, "anna", "seen")
 	for what, err := range map[string]error{
 		"register": registerErr, "confirm": confirmErr, "issue": issueErr, "add policy": policyErr, "add policy with targets": targetErr, "approve": approveErr,
 	} {

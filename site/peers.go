@@ -94,7 +94,7 @@ func (s *Site) AddGateway(ctx context.Context, address, pin, by string) (Gateway
 func parseGateway(address, pin string) (Gateway, error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "https" || strings.Trim(u.Path, "/") != "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" || !validHost(u.Hostname(), u.Port()) {
-		return Gateway{}, catalog.Errorf(catalog.GatewayAddressInvalid, "%q is not a gateway address; give https://name or https://name:port", address)
+		return Gateway{}, catalog.Errorf(catalog.GatewayAddressInvalid, "%q is not a gateway address; give https://name or https://name:port", withoutSecret(address))
 	}
 	pin = strings.TrimPrefix(strings.ToLower(strings.TrimSpace(pin)), "sha256:")
 	if sum, err := hex.DecodeString(pin); err != nil || len(sum) != sha256.Size {
@@ -151,6 +151,12 @@ func (s *Site) Acknowledge(ctx context.Context, raw string) (chain [][]byte, err
 	if skew := s.now().Sub(ack.At).Abs(); skew > 5*time.Minute {
 		return nil, catalog.Errorf(catalog.GatewayClock, "the acknowledgement of gateway %s is %s away from the clock here", gateway.Name, skew.Round(time.Second))
 	}
+	if err := s.once(ctx, raw, ack); err != nil {
+		return nil, err
+	}
+	if err := s.notAhead(ctx, gateway, ack.Epoch); err != nil {
+		return nil, err
+	}
 	if err := s.keepAcknowledged(ctx, gateway, ack.Epoch); err != nil {
 		return nil, err
 	}
@@ -172,7 +178,9 @@ func (s *Site) keepAcknowledged(ctx context.Context, gateway Gateway, epoch uint
 		}
 		for _, g := range gateways {
 			if g.Pin == gateway.Pin {
-				g.Acknowledged, g.Heard = max(g.Acknowledged, epoch), s.time()
+				if g.Heard = s.time(); epoch > g.Acknowledged {
+					g.Acknowledged, g.AcknowledgedAt = epoch, g.Heard
+				}
 				return tx.PutGateway(g)
 			}
 		}
@@ -192,14 +200,7 @@ func (s *Site) certifyGateway(ctx context.Context, gateway Gateway, csr []byte) 
 	if pin := token.PinOf(request.RawSubjectPublicKeyInfo); pin != gateway.Pin {
 		return nil, catalog.Errorf(catalog.CertificateRequestInvalid, "the certificate request is for another key than the one listed for gateway %s", gateway.Name)
 	}
-	host := hostOf(gateway.Name)
-	chain, err := s.IssueRole(RoleGateway, host, request.PublicKey, []string{host})
-	if err != nil {
-		return nil, err
-	}
-	return chain, s.store.Update(ctx, func(tx Tx) error {
-		return s.trust(tx, actorSite, "certificate.issue", gateway.Name, map[string]string{"role": string(RoleGateway), "pin": gateway.Pin})
-	})
+	return s.issueGateway(ctx, gateway, request)
 }
 
 func hostOf(name string) string {
@@ -291,7 +292,9 @@ func notBlocked(tx Tx, pin string) error {
 			return catalog.Errorf(catalog.ConnectorBlocked, "the key is the one of connector %s, which is blocked; join with a new key", c.Name)
 		}
 	}
-	return nil
+	return notKept(tx, RevokedConnector, pin, func(k Revoked) error {
+		return catalog.Errorf(catalog.ConnectorBlocked, "the key is the one of connector %s, which is blocked; join with a new key", k.Subject)
+	})
 }
 
 // BlockConnector blocks or unblocks every certificate of the connector called name. Gateways drop its connections when the state reaches them.

@@ -167,7 +167,7 @@ func (s *Site) Assignments(ctx context.Context, device Device) ([]Policy, error)
 	}
 	allowed := targeted[:0]
 	for _, p := range targeted {
-		if device.Approval.Level >= p.needs() {
+		if device.Level() >= p.needs() {
 			allowed = append(allowed, p)
 		}
 	}
@@ -205,8 +205,8 @@ func mayRead(p Policy, device *Device) error {
 		return catalog.Errorf(catalog.PolicyNeedsProof, "policy %s is only for a device that proves itself", p.ID)
 	case device.Blocked():
 		return device.Refused()
-	case device.Approval.Level < p.needs():
-		return catalog.Errorf(catalog.PolicyLevel, "policy %s needs level %s; device %s has %s", p.ID, p.needs(), device.ClientID, device.Approval.Level)
+	case device.Level() < p.needs():
+		return catalog.Errorf(catalog.PolicyLevel, "policy %s needs level %s; device %s has %s", p.ID, p.needs(), device.ClientID, device.Level())
 	case !p.All && !targets(p, device.ClientID):
 		return catalog.Errorf(catalog.PolicyOtherDevice, "policy %s is not for device %s", p.ID, device.ClientID)
 	}

@@ -57,7 +57,7 @@ func (w *world) at(t testing.TB, n int, level proof.Level) site.Device {
 	if level < proof.LevelManaged {
 		return d
 	}
-	d, err := w.Approve(t.Context(), d.ClientID, level, "anna", "")
+	d, err := w.Approve(t.Context(), d.ClientID, level, "anna", "seen")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +321,7 @@ func badPolicies(t *testing.T, w *world) {
 func noEncryptionCertificate(t *testing.T, w *world) {
 	w.add(t, site.NewPolicy{ID: "S", Flags: ccm.PolicySecret, Body: []byte(secretBody), All: true})
 	d := w.registered(t, signed(), device(1).request(func(r *ccm.RegistrationRequest) { r.Encryption = nil })).Device
-	d, err := w.Approve(t.Context(), d.ClientID, proof.LevelSecrets, "anna", "")
+	d, err := w.Approve(t.Context(), d.ClientID, proof.LevelSecrets, "anna", "seen")
 	if err != nil {
 		t.Fatal(err)
 	}

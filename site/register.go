@@ -219,6 +219,9 @@ func (s *Site) register(tx Tx, caller Caller, n *newcomer) (Registration, error)
 	if err := cloudStillAdmitted(tx, caller.Cloud); err != nil {
 		return Registration{}, err
 	}
+	if err := bulkStillAdmitted(tx, caller.BulkID, n.record); err != nil {
+		return Registration{}, err
+	}
 	known, err := tx.DeviceByKey(n.key)
 	switch {
 	case err == nil:
@@ -234,6 +237,9 @@ func (s *Site) registerNew(tx Tx, caller Caller, n *newcomer) (Registration, err
 		return Registration{}, obsoleteError(by)
 	} else if !errors.Is(err, ErrNotFound) {
 		return Registration{}, err
+	}
+	if s.current.Load().blockedKey[n.key] { // without a record: what was revoked before a restore
+		return Registration{}, catalog.Errorf(catalog.KeyBlocked, "the key %s is blocked", n.key)
 	}
 	id, err := s.chooseID(tx, n)
 	if err != nil {
@@ -326,7 +332,11 @@ func (s *Site) registerAgain(tx Tx, caller Caller, n *newcomer, device Device) (
 	if err := s.settle(tx, caller, n, &device, twins); err != nil {
 		return Registration{}, err
 	}
-	if !raised && !raisedHeld && device.Proved == before.Proved && device.Conflict == before.Conflict && device.Record.equal(before.Record) {
+	lifted, err := s.lift(tx, caller, n, &device)
+	if err != nil {
+		return Registration{}, err
+	}
+	if lifted == "" && !raised && !raisedHeld && device.Proved == before.Proved && device.Conflict == before.Conflict && device.Record.equal(before.Record) {
 		return Registration{Device: device}, nil
 	}
 	device.Updated, device.LastSeen = now, now
@@ -497,15 +507,11 @@ func (s *Site) approve(tx Tx, caller Caller, n *newcomer, known *Device, now tim
 func addTicket(facts map[string]string, e evidence) {
 	t := e.ticket
 	yesNo := map[bool]string{true: "yes", false: "no"}
-	for label, value := range map[string]string{
+	add(facts, map[string]string{
 		"account": t.Account, "realm": t.Realm, "domain": t.Domain, "sid": t.SID, "service": t.Service, "key-version": strconv.Itoa(t.KeyVersion),
 		"encryption-type": strconv.Itoa(t.EncryptionType), "pac": yesNo[t.PAC], "transited": strings.Join(t.Transited, " "),
 		"own-computer-account": yesNo[e.account() == ""],
-	} {
-		if value != "" {
-			facts[label] = value
-		}
-	}
+	})
 }
 
 func trustOf(d Device) map[string]string {

@@ -423,17 +423,17 @@ func weakKeys(t *testing.T, w *world) {
 
 func certificateTimes(t *testing.T, w *world) {
 	short := newAgent(device(1).key, begin)
-	short.signing = shortCertificate(t, short.key, begin, begin.Add(time.Hour))
-	leeway := token.Leeway
+	from, leeway := begin.Add(time.Hour), token.Leeway // the site's clock does not go back behind where it was
+	short.signing = shortCertificate(t, short.key, from, from.Add(time.Hour))
 	for _, test := range []struct {
 		at   time.Time
 		name string
 		want catalog.Code
 	}{
-		{begin.Add(-leeway - time.Second), "not yet valid", catalog.RegistrationCertificateExpired},
-		{begin.Add(-leeway + time.Second), "within the leeway before", ""},
-		{begin.Add(time.Hour + leeway - time.Second), "within the leeway after", ""},
-		{begin.Add(time.Hour + leeway + time.Second), "expired", catalog.RegistrationCertificateExpired},
+		{from.Add(-leeway - time.Second), "not yet valid", catalog.RegistrationCertificateExpired},
+		{from.Add(-leeway + time.Second), "within the leeway before", ""},
+		{from.Add(time.Hour + leeway - time.Second), "within the leeway after", ""},
+		{from.Add(time.Hour + leeway + time.Second), "expired", catalog.RegistrationCertificateExpired},
 	} {
 		w.clock.set(test.at)
 		_, err := w.Register(t.Context(), signed(), short.request())
@@ -484,10 +484,10 @@ func personsDecision(t *testing.T, w *world) {
 		}
 	}
 	for _, level := range []proof.Level{proof.LevelNone, proof.LevelKnown} {
-		_, err := w.Approve(t.Context(), secrets, level, "anna", "")
+		_, err := w.Approve(t.Context(), secrets, level, "anna", "seen")
 		refused(t, "approval for "+level.String(), err, catalog.DeviceLevel)
 	}
-	_, err := w.Approve(t.Context(), clientID(404), proof.LevelManaged, "anna", "")
+	_, err := w.Approve(t.Context(), clientID(404), proof.LevelManaged, "anna", "seen")
 	refused(t, "approval of nobody", err, catalog.DeviceUnknown)
 }
 

@@ -51,6 +51,14 @@ type Settings struct {
 	DeviceTokens   bool     // devices enrol with a device's token of Entra only, never with a user's
 	LoopbackHTTP   bool     // a tenant's issuer on this machine may be http, for tests
 	BuildNumber    string
+
+	SelfProveDays      int     // a self-prove token's life
+	SelfProveRenewDays int     // its age at which clients renew it
+	Return             bool    // a device whose tokens have ended comes back by its registered key alone
+	ReturnLift         Returns // how it leaves quarantine
+	ClockAccepted      string  // when a person last said that the clock is right, by that clock
+
+	KeyRotation KeyRotation // when signing keys of tokens are replaced without a person
 }
 
 // ApprovalAt returns the mode in force: everyone ends by itself, and the default follows.
@@ -95,6 +103,18 @@ func (s Settings) Value(name string) string {
 		return strconv.FormatBool(s.DeviceTokens)
 	case settingLoopback:
 		return strconv.FormatBool(s.LoopbackHTTP)
+	case settingRotation:
+		return s.KeyRotation.String()
+	case settingSelfProve:
+		return strconv.Itoa(s.SelfProveDays)
+	case settingRenew:
+		return strconv.Itoa(s.SelfProveRenewDays)
+	case settingReturn:
+		return strconv.FormatBool(s.Return)
+	case settingLift:
+		return string(s.ReturnLift)
+	case settingClock:
+		return s.ClockAccepted
 	}
 	return ""
 }
@@ -112,6 +132,12 @@ const (
 	settingAlgorithm = "token.algorithm"
 	settingDevices   = "tenant.device-tokens-only"
 	settingLoopback  = "tenant.loopback-http"
+	settingRotation  = "key.rotate-days"
+	settingSelfProve = "token.self-prove-days"
+	settingRenew     = "token.self-prove-renew-days"
+	settingReturn    = "return.enabled"
+	settingLift      = "return.lift"
+	settingClock     = "clock.accepted"
 )
 
 // buildNumber is what location replies call the site's build: a current one, since clients compare it with their own.
@@ -126,7 +152,7 @@ func readSettings(tx Tx) (settings Settings, hierarchy string, err error) {
 		return settings, "", err
 	}
 	settings = Settings{SiteCode: ccm.SiteCode(code), BuildNumber: buildNumber}
-	for _, name := range []string{settingApproval, settingRealms, settingConflicts, settingShared, settingLegacy, settingAES256, settingAlgorithm, settingDevices, settingLoopback} {
+	for _, name := range []string{settingApproval, settingRealms, settingConflicts, settingShared, settingLegacy, settingAES256, settingAlgorithm, settingRotation, settingDevices, settingLoopback, settingSelfProve, settingRenew, settingReturn, settingLift, settingClock} {
 		value, err := optional(tx, name)
 		if err != nil {
 			return settings, "", err
@@ -161,8 +187,20 @@ func (s *Settings) take(name, value string) (err error) {
 		s.TokenAlgorithm = strings.ToUpper(or(value, token.AlgorithmES256))
 	case settingDevices:
 		s.DeviceTokens, err = strconv.ParseBool(or(value, "false"))
+	case settingRotation:
+		s.KeyRotation, err = ParseKeyRotation(value)
 	case settingLoopback:
 		s.LoopbackHTTP, err = strconv.ParseBool(or(value, "false"))
+	case settingSelfProve:
+		s.SelfProveDays, err = strconv.Atoi(or(value, strconv.Itoa(defaultSelfProveDays)))
+	case settingRenew:
+		s.SelfProveRenewDays, err = strconv.Atoi(or(value, strconv.Itoa(defaultRenewDays)))
+	case settingReturn:
+		s.Return, err = strconv.ParseBool(or(value, "true"))
+	case settingClock:
+		s.ClockAccepted = value
+	case settingLift:
+		s.ReturnLift = Returns(or(value, string(LiftAutomatically)))
 	}
 	return err
 }
@@ -206,33 +244,51 @@ func SettingNames() []SettingName {
 		{settingShared, "ID,ID,...: hardware ids, SMBIOS ids and MAC addresses that many computers have, never taken for one computer"},
 		{settingLegacy, "true or false (default): accept keys and signatures of 2007, at level known"},
 		{settingAES256, "true or false (default): seal secrets with AES-256 instead of 3DES; the oldest clients cannot read that"},
-		{settingAlgorithm, "es256 (default) or rs256: signature of CCM and self-prove tokens by keys made from now on; `postern site key rotate ccm` makes one"},
+		{settingAlgorithm, "es256 (default) or rs256: signature of CCM and self-prove tokens by keys made from now on; `postern key rotate ccm` makes one"},
+		{settingRotation, "bulk=DAYS,ccm=DAYS,self-prove=DAYS (default bulk=0,ccm=30,self-prove=90): after how many days a token key is replaced by itself; 0 is never, until shortly before its end"},
 		{settingDevices, "true or false (default): a device enrols with a device's token of its tenant only; S2's fallback to a user's token is refused (P961)"},
 		{settingLoopback, "true or false (default): a tenant's issuer may be http on a loopback address, for tests"},
+		{settingSelfProve, "2 to 90 (default 90): days that a self-prove token lives; a device away for longer comes back by its registered key alone"},
+		{settingRenew, "1 and up, less than the life (default 30): age in days at which clients renew their self-prove token"},
+		{settingClock, "now: the clock of this machine is right although it says less than before (P030); see docs/operations.md, Absence"},
+		{settingReturn, "true (default) or false: a device whose tokens have ended comes back from the internet by its registered key alone"},
+		{settingLift, "automatic (default) or manual: whether a device that came back after a long absence leaves quarantine by proving itself afresh, or by a person"},
 	}
 }
 
 // Set changes a setting of the site. What is kept is the value's canonical form: see [Settings.Value].
 func (s *Site) Set(ctx context.Context, name, value, by string) error {
+	if name == settingClock {
+		s.clock.accept()
+	}
 	value, err := canonicalSetting(name, value, s.time())
 	if err != nil {
 		return err
 	}
-	err = s.store.Update(ctx, func(tx Tx) error {
+	err = s.update(ctx, func(tx Tx) (moved bool, err error) {
 		if err := tx.PutSetting(name, value); err != nil {
-			return err
+			return false, err
 		}
-		return s.trust(tx, by, "setting.set", name, map[string]string{"value": value})
+		settings, _, err := readSettings(tx)
+		if err != nil {
+			return false, err
+		}
+		if err := settings.fit(); err != nil {
+			return false, err
+		}
+		return name == settingReturn, s.trust(tx, by, "setting.set", name, map[string]string{"value": value}) // gateways need to know of that one only
 	})
 	if err != nil {
 		return err
 	}
-	return s.Refresh(ctx) // the site state holds no settings, so its epoch stays
+	return s.Refresh(ctx)
 }
 
 // canonicalSetting checks a value and returns it as it is kept.
 func canonicalSetting(name, value string, now time.Time) (string, error) {
 	switch name {
+	case settingClock:
+		return canonicalClock(value, now)
 	case settingApproval:
 		return canonicalMode(value, now)
 	case settingRealms:
@@ -242,9 +298,18 @@ func canonicalSetting(name, value string, now time.Time) (string, error) {
 		return oneOf(name, value, string(ResolveAutomatically), string(ResolveManually))
 	case settingShared:
 		return canonicalShared(value)
+	case settingRotation:
+		rotation, err := ParseKeyRotation(value)
+		return rotation.String(), err
 	case settingAlgorithm:
 		return oneOf(name, strings.ToLower(value), strings.ToLower(token.AlgorithmES256), strings.ToLower(token.AlgorithmRS256))
-	case settingLegacy, settingAES256, settingDevices, settingLoopback:
+	case settingSelfProve:
+		return canonicalDays(name, value, minSelfProveDays, maxSelfProveDays)
+	case settingRenew:
+		return canonicalDays(name, value, 1, maxSelfProveDays-1)
+	case settingLift:
+		return oneOf(name, value, string(LiftAutomatically), string(LiftManually))
+	case settingLegacy, settingAES256, settingDevices, settingLoopback, settingReturn:
 		on, err := strconv.ParseBool(value)
 		if err != nil {
 			return "", catalog.Errorf(catalog.InvalidArgument, "%s is %q; give true or false", name, value)

@@ -31,13 +31,16 @@ type Config struct {
 	Now    func() time.Time // time.Now when nil
 	Rand   io.Reader        // crypto/rand when nil
 	Log    *slog.Logger     // discarded when nil
+
+	Revocations RevocationLog // keeps revocations beside the store; nil: none are kept
 }
 
 // Site is one site: its devices, tokens, policies, keys and the roles around it. All methods are safe for concurrent use.
 type Site struct {
 	store  Store
 	sealer Sealer
-	now    func() time.Time
+	now    func() time.Time // of clock
+	clock  *clock
 	rand   io.Reader
 	log    *slog.Logger
 
@@ -46,6 +49,9 @@ type Site struct {
 
 	watch    sync.Mutex
 	watchers map[chan struct{}]struct{}
+
+	revoked revokedLog
+	acks    takenAcks
 
 	pending pending  // events and last-seen times not yet written
 	fetches sync.Map // by tenant: [Fetch], how its keys were fetched last
@@ -56,8 +62,12 @@ type snapshot struct {
 	settings    Settings
 	hierarchy   string
 	root        crypto.Signer
+	rootID      string // of its record
+	nonces      []byte // key of the nonces, see nonceKey
 	rootCert    *x509.Certificate
-	signing     []byte // DER of the site signing certificate
+	rootRecords []KeyRecord // all, the oldest first; without their private halves
+	records     []KeyRecord // of the keys, without private halves
+	signing     []byte      // DER of the site signing certificate
 	ring        *token.Ring
 	verifier    *token.Verifier
 	keys        []token.Key
@@ -71,6 +81,7 @@ type snapshot struct {
 	blockedBy   map[string]bool // tracked ids of blocked bulk tokens
 	blockedKey  map[proof.KeyThumbprint]bool
 	replaced    map[proof.KeyThumbprint]ccm.ClientID // keys of obsolete devices and former keys, with what replaced them
+	kept        []Revoked                            // revocations without a record here
 	state       token.SiteState
 }
 
@@ -80,12 +91,17 @@ func Open(ctx context.Context, config Config) (*Site, error) {
 	if err := s.Refresh(ctx); err != nil {
 		return nil, fmt.Errorf("open site: %w", err)
 	}
+	if err := s.recall(ctx); err != nil {
+		return nil, fmt.Errorf("open site: %w", err)
+	}
 	return s, nil
 }
 
 func newSite(config Config) *Site {
 	defaults(&config)
-	s := &Site{store: config.Store, sealer: config.Sealer, now: config.Now, rand: config.Rand, log: config.Log}
+	s := &Site{store: config.Store, sealer: config.Sealer, clock: newClock(config.Now), rand: config.Rand, log: config.Log}
+	s.now = s.clock.now
+	s.revoked.log = config.Revocations
 	s.watchers = make(map[chan struct{}]struct{})
 	s.pending.seen = make(map[ccm.ClientID]time.Time)
 	return s
@@ -102,11 +118,13 @@ const refreshRetry = 500 * time.Millisecond
 // last-seen times in batches. The last batch is written before it returns.
 func (s *Site) Run(ctx context.Context) error {
 	changes := s.store.Changes(ctx)
-	flush := time.NewTicker(flushEvery)
+	flush, tend := time.NewTicker(flushEvery), time.NewTicker(tendEvery)
 	defer flush.Stop()
+	defer tend.Stop()
 	defer s.flushFinally()
 	due := time.After(0) // what others changed before we listened; nil when no refresh is due
 	var last time.Time
+	behind := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -125,7 +143,13 @@ func (s *Site) Run(ctx context.Context) error {
 				due = time.After(refreshRetry)
 			}
 		case <-flush.C:
+			behind = s.watchClock(behind)
 			s.Flush(ctx)
+			if due == nil && s.revoked.problem.has(catalog.RevocationLogWrite) {
+				due = time.After(refreshEvery)
+			}
+		case <-tend.C:
+			s.Tend(ctx)
 		}
 	}
 }
@@ -135,15 +159,36 @@ func (s *Site) Run(ctx context.Context) error {
 func (s *Site) Refresh(ctx context.Context) error {
 	s.refresh.Lock()
 	defer s.refresh.Unlock()
-	next, err := s.read(ctx)
+	next, err := s.readKept(ctx)
 	if err != nil {
 		return err
+	}
+	if before := s.current.Load(); before != nil && before.settings.ClockAccepted != next.settings.ClockAccepted {
+		s.clock.heed(next.settings.ClockAccepted)
 	}
 	before := s.current.Swap(next)
 	if before == nil || before.state.Epoch != next.state.Epoch {
 		s.announce()
 	}
 	return nil
+}
+
+// readKept reads the store and brings it and the log of revocations together: what is in force here has been kept there.
+func (s *Site) readKept(ctx context.Context) (*snapshot, error) {
+	const most = 3 // another node may change something at any time
+	for try := 1; ; try++ {
+		next, err := s.read(ctx)
+		if err != nil {
+			return nil, err
+		}
+		again, err := s.keepRevocations(ctx, next, try == 1)
+		if err != nil {
+			return nil, err
+		}
+		if !again || try == most {
+			return next, nil
+		}
+	}
 }
 
 func (s *Site) read(ctx context.Context) (*snapshot, error) {
@@ -218,6 +263,11 @@ func readBlocks(tx Tx, next *snapshot) error {
 	for _, key := range keys {
 		next.blockedKey[key] = true
 	}
+	kept, err := tx.KeptRevocations()
+	if err != nil {
+		return err
+	}
+	next.keepKept(kept)
 	next.replaced, err = tx.ReplacedKeys()
 	return err
 }
@@ -293,5 +343,8 @@ func (s *Site) update(ctx context.Context, change func(Tx) (moved bool, err erro
 	if !moved {
 		return nil
 	}
-	return s.Refresh(ctx)
+	if err := s.Refresh(ctx); err != nil {
+		return err
+	}
+	return s.revoked.problem.get(catalog.RevocationLogWrite)
 }

@@ -41,10 +41,13 @@ func (now *snapshot) siteState(epoch uint64) token.SiteState {
 			state.BlockedCertificates = append(state.BlockedCertificates, c.Pin)
 		}
 	}
+	state.BlockedCertificates = append(state.BlockedCertificates, now.keptPins()...)
 	for _, t := range now.tenants {
 		state.Tenants = append(state.Tenants, t.Tenant)
 	}
 	state.Authorities = now.publishedAuthorities()
+	state.Roots, state.RevokedRoots = now.links(), now.revokedRoots()
+	state.Return = now.settings.Return
 	state.BlockedTokens = slices.Sorted(maps.Keys(now.blockedBy))
 	keys := slices.AppendSeq(slices.Collect(maps.Keys(now.blockedKey)), maps.Keys(now.replaced))
 	slices.SortFunc(keys, compare)
@@ -67,7 +70,7 @@ func compare(a, b proof.KeyThumbprint) int {
 func (s *Site) State() (signed string, epoch uint64, err error) {
 	now := s.current.Load()
 	state := now.state
-	state.Issued = s.now().UTC()
+	state.Issued, state.Nonce = s.now().UTC(), s.newestNonce()
 	signed, err = token.SignState(state, now.root)
 	if err != nil {
 		return "", 0, fmt.Errorf("sign site state: %w", err)
@@ -77,7 +80,7 @@ func (s *Site) State() (signed string, epoch uint64, err error) {
 
 // Beat returns a signed word that the given epoch is still in force.
 func (s *Site) Beat(epoch uint64) (string, error) {
-	return token.SignBeat(epoch, s.now().UTC(), s.current.Load().root)
+	return token.SignBeatOf(token.Beat{Epoch: epoch, At: s.now(), Nonce: s.newestNonce()}, s.current.Load().root)
 }
 
 // Epoch returns the epoch of the site state in force here.

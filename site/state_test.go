@@ -59,7 +59,7 @@ func stateOpens(t *testing.T, w *world) {
 	}
 	var keys []proof.KeyThumbprint
 	for n := range 3 {
-		if _, err := w.Block(t.Context(), w.registered(t, signed(), device(n).request()).Device.ClientID, "anna", ""); err != nil {
+		if _, err := w.Block(t.Context(), w.registered(t, signed(), device(n).request()).Device.ClientID, "anna", "seen"); err != nil {
 			t.Fatal(err)
 		}
 		keys = append(keys, device(n).thumbprint)
@@ -152,11 +152,11 @@ func epochs(t *testing.T, w *world) {
 		}, false},
 		{"exchange", func() error { exchange(t, w, bulk, 2); return nil }, false},
 		{"new bulk token", func() error { w.bulk(t, 0); return nil }, false},
-		{"approve", func() error { _, err := w.Approve(ctx, id, proof.LevelSecrets, "anna", ""); return err }, false},
-		{"reject", func() error { _, err := w.Reject(ctx, id, "anna", ""); return err }, false},
-		{"block device", func() error { _, err := w.Block(ctx, id, "anna", ""); return err }, true},
+		{"approve", func() error { _, err := w.Approve(ctx, id, proof.LevelSecrets, "anna", "seen"); return err }, false},
+		{"reject", func() error { _, err := w.Reject(ctx, id, "anna", "seen"); return err }, false},
+		{"block device", func() error { _, err := w.Block(ctx, id, "anna", "seen"); return err }, true},
 		{"block device again", func() error { _, err := w.Block(ctx, id, "anna", "why"); return err }, false},
-		{"unblock device", func() error { _, err := w.Unblock(ctx, id, "anna", ""); return err }, true},
+		{"unblock device", func() error { _, err := w.Unblock(ctx, id, "anna", "seen"); return err }, true},
 		{"block token", func() error { _, err := w.BlockBulkToken(ctx, bulk.ID, true, "anna"); return err }, true},
 		{"block token again", func() error { _, err := w.BlockBulkToken(ctx, bulk.ID, true, "anna"); return err }, false},
 		{"add policy", func() error { w.add(t, site.NewPolicy{ID: "P1", All: true}); return nil }, false},

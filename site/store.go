@@ -55,6 +55,7 @@ type Tx interface {
 	Uses
 	Tenants
 	Authorities
+	Revocations
 }
 
 // Devices keeps registered devices. Client id and key are each unique.
@@ -93,6 +94,8 @@ type DeviceFilter struct {
 	SeenBefore time.Time    // last seen before
 	After      ccm.ClientID // continue after this one
 	Limit      int          // 0 = no limit
+
+	Quarantined *bool // came back after a long absence and has not proved itself afresh
 }
 
 // Reservations keeps the client ids promised to keys that have not registered yet. Key and client id are each unique.
@@ -198,4 +201,11 @@ type Uses interface {
 	// NoteUse notes id until the given time, or returns ErrExists when it has been noted or remembered and that time is not over. A change that is
 	// undone leaves no note. Notes survive a restart.
 	NoteUse(id string, until time.Time) error
+}
+
+// Revocations keeps those revocations whose subject the store does not know, since a backup older than it was restored.
+type Revocations interface {
+	KeptRevocations() ([]Revoked, error)                    // by kind, then id
+	PutKeptRevocation(r Revoked) error                      // insert or replace by kind and id
+	DeleteKeptRevocation(kind RevokedKind, id string) error // ErrNotFound
 }

@@ -141,12 +141,12 @@ func (s *Site) checkTenant(t Tenant, listed []Tenant) error {
 	}
 	for _, text := range slices.Concat(t.Issuers, t.Audiences, []string{t.Resource, "x" + t.ClientApp}) {
 		if text == "" || len(text) > maxTenantText || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }) {
-			return catalog.Errorf(catalog.TenantInvalid, "%+.60q is empty, longer than %d bytes, or holds blanks or other than ASCII characters", text, maxTenantText)
+			return catalog.Errorf(catalog.TenantInvalid, "%+.60q is empty, longer than %d bytes, or holds blanks or other than ASCII characters", withoutSecret(text), maxTenantText)
 		}
 	}
 	for _, issuer := range t.Issuers {
 		if !issuerAddress(issuer, loopback) {
-			return catalog.Errorf(catalog.TenantInvalid, "the issuer %q is no https address of a host without user, query and fragment", issuer)
+			return catalog.Errorf(catalog.TenantInvalid, "the issuer %q is no https address of a host without user, query and fragment", withoutSecret(issuer))
 		}
 		for _, other := range listed {
 			if other.ID != t.ID && slices.Contains(other.Issuers, issuer) {
@@ -244,7 +244,7 @@ func (s *Site) changeTenant(ctx context.Context, id string, change func(Tx, Tena
 // SetTenantKeys keeps a tenant's key set (JWKS) as its provider gave it at that time, nil to withdraw one that is too old. The keys say whose tokens
 // are believed, so a change raises the epoch and is in the trust log; the time of a fetch without news is written now and then. An answer older than
 // the one that is kept, of a node that did not reach the provider since, changes nothing, except that such a node may withdraw keys that nobody has
-// fetched for seven days. A tenant that is gone is no error.
+// fetched for seven days, and that an answer from the future gives way to any other. A tenant that is gone is no error.
 func (s *Site) SetTenantKeys(ctx context.Context, id string, keys json.RawMessage, fetched time.Time) error {
 	keys, names, err := readKeySet(keys)
 	if err != nil {
@@ -266,7 +266,8 @@ func (s *Site) SetTenantKeys(ctx context.Context, id string, keys json.RawMessag
 			return false, nil
 		}
 		t := listed[at]
-		older := fetched.Before(t.KeysFetched)
+		ahead := t.KeysFetched.After(s.now().Add(tokenLeeway)) // as that node's clock was: it must not keep the keys of the others out
+		older := fetched.Before(t.KeysFetched) && !(ahead && len(keys) > 0)
 		if older && (len(keys) > 0 || s.now().Sub(t.KeysFetched) < keysLife) {
 			return false, nil
 		}

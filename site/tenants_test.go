@@ -180,6 +180,7 @@ func tenantKeys(t *testing.T, w *world) {
 		}))
 		return wrote, w.Epoch() > epoch
 	}
+	w.clock.advance(3 * time.Hour)
 	const one, two = `{"keys":[{"kid":"a"}]}`, `{"keys":[{"kid":"a"},{"kid":"b"}]}`
 	for i, step := range []struct {
 		name, keys string
@@ -212,6 +213,19 @@ func tenantKeys(t *testing.T, w *world) {
 	}
 	if got := string(w.node(t).Tenants()[0].Keys); got != one {
 		t.Errorf("another node has %s", got)
+	}
+	for i, step := range []struct {
+		name, keys, kept string
+		fetched          time.Duration
+	}{
+		{"by a node whose clock is a month ahead", two, two, 30 * 24 * time.Hour},
+		{"none, of a node that has just started", "", two, 0},
+		{"a rotation, by a node whose clock is right", one, one, 3 * time.Hour},
+	} {
+		set(step.keys, begin.Add(step.fetched))
+		if got := w.tenant(t, id); string(got.Keys) != step.kept {
+			t.Errorf("%d %s: got %s of %s", i, step.name, got.Keys, got.KeysFetched)
+		}
 	}
 	w.clock.set(begin.Add(3*time.Hour + 7*24*time.Hour - time.Second))
 	if wrote, _ := set("", time.Time{}); wrote != "" {

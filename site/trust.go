@@ -6,8 +6,6 @@ import (
 	"encoding/hex"
 	"strconv"
 	"time"
-
-	"postern/catalog"
 )
 
 // Sum returns the entry's hash: SHA-256, hex, over every field but Hash, each preceded by its length.
@@ -51,40 +49,17 @@ func (s *Site) TrustLog(ctx context.Context, after uint64, limit int) (entries [
 	return entries, err
 }
 
-// VerifyTrustLog walks the whole chain and returns the number of entries, or an error that names the first wrong one. A site's log begins with
-// the entry of Init, so an empty one is wrong too. What it cannot see is that the newest entries were cut off: keep the hash of the newest one elsewhere.
+// VerifyTrustLog walks the whole chain and returns the number of entries, or an error that names the first wrong one and how many there are before it. A site's
+// log begins with the entry of Init, so an empty one is wrong too. What it cannot see is that the newest entries were cut off: see [Site.Audit].
 func (s *Site) VerifyTrustLog(ctx context.Context) (uint64, error) {
-	var previous TrustEntry
-	for {
-		entries, err := s.TrustLog(ctx, previous.Sequence, 1000)
-		if err != nil {
-			return previous.Sequence, err
-		}
-		if len(entries) == 0 && previous.Sequence == 0 {
-			return 0, catalog.Errorf(catalog.TrustLogBroken, "the log is empty: its first entry, by `postern site init`, is missing")
-		}
-		if len(entries) == 0 {
-			return previous.Sequence, nil
-		}
-		for _, e := range entries {
-			if err := follows(previous, e); err != nil {
-				return previous.Sequence, err
-			}
-			previous = e
-		}
+	report, err := s.Audit(ctx, nil)
+	if err != nil {
+		return 0, err
 	}
-}
-
-func follows(previous, e TrustEntry) error {
-	switch {
-	case e.Sequence != previous.Sequence+1:
-		return catalog.Errorf(catalog.TrustLogBroken, "entry %d follows entry %d: entries are missing", e.Sequence, previous.Sequence)
-	case e.Previous != previous.Hash:
-		return catalog.Errorf(catalog.TrustLogBroken, "entry %d does not continue entry %d", e.Sequence, previous.Sequence)
-	case e.Hash != e.Sum():
-		return catalog.Errorf(catalog.TrustLogBroken, "entry %d was edited: its hash does not fit its content", e.Sequence)
+	if len(report.Findings) > 0 {
+		return max(report.Findings[0].Entry, 1) - 1, report.Err()
 	}
-	return nil
+	return report.Last, nil
 }
 
 // time is the site's clock at the precision that the store keeps.

@@ -24,6 +24,7 @@ func deviceColumns() []string {
 		"blocked", "blocked_by", "blocked_why", "blocked_at",
 		"created", "updated", "last_seen",
 		"proved", "conflict_id", "obsolete_by", "obsolete_why", "obsolete_at",
+		"quarantine_at", "quarantine_why",
 	}
 }
 
@@ -47,6 +48,7 @@ func scanDevice(r row, d *site.Device) error {
 		&b.Blocked, &b.By, &b.Why, instant{&b.At},
 		instant{&d.Created}, instant{&d.Updated}, instant{&d.LastSeen},
 		&d.Proved, &d.Conflict, &d.Obsolete.By, &d.Obsolete.Why, instant{&d.Obsolete.At},
+		instant{&d.Quarantine.Since}, &d.Quarantine.Why,
 	)
 	if oneCertificate {
 		c.EncKey = bytes.Clone(c.Certificate)
@@ -138,6 +140,7 @@ func deviceWhere(f site.DeviceFilter) (w where) {
 	}
 	w.filled("obsolete_by", f.Obsolete)
 	w.filled("conflict_id", f.Held)
+	w.filled("quarantine_why", f.Quarantined)
 	w.time("created >= ?", f.Since)
 	w.time("created < ?", f.Before)
 	w.time("last_seen < ?", f.SeenBefore)
@@ -177,31 +180,50 @@ func glob(pattern string) string {
 
 // sameHardware finds the oldest current devices with a hardware id. The index holds the end of the id only (PostgreSQL takes substr from -8 as the
 // whole), and of ids with one end the 64 oldest are looked at, so that made-up ones cost nothing.
-const sameHardware = `select client_id from (
-	select client_id, hardware_id1, created from devices
-	where substr(hardware_id1, -8) = substr($1, -8) and hardware_id1 <> '' and obsolete_by = '' order by created limit 64
-) as alike where hardware_id1 = $2 order by created limit $3`
+const sameHardware = `select client_id, hardware_id1 from devices
+	where substr(hardware_id1, -8) = substr($1, -8) and hardware_id1 <> '' and obsolete_by = '' order by created limit 64`
 
-// DevicesByHardware implements site.Devices. It finds client ids first: mostly there is none, and a query for fifty columns costs something.
+// DevicesByHardware implements site.Devices. It finds client ids first: mostly there is none, and a query for fifty columns costs something. The
+// whole ids are compared here: a query around the query would sort, and every registration would pay for it.
 func (t *tx) DevicesByHardware(hardwareID string, limit int) ([]site.Device, error) {
 	if hardwareID == "" {
 		return nil, nil
 	}
-	return t.devicesOf(sameHardware, hardwareID, hardwareID, limitOf(limit))
+	var ids []ccm.ClientID
+	err := t.query(sameHardware, []any{hardwareID}, func(r row) error {
+		var id ccm.ClientID
+		var whole string
+		err := r.Scan(&id, &whole)
+		if whole == hardwareID && (limit <= 0 || len(ids) < limit) {
+			ids = append(ids, id)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return t.devices(ids)
 }
 
 // devicesOf returns the devices whose client ids the query finds.
 func (t *tx) devicesOf(query string, args ...any) ([]site.Device, error) {
 	ids, err := many(t, query, value[ccm.ClientID], args...)
+	if err != nil {
+		return nil, err
+	}
+	return t.devices(ids)
+}
+
+func (t *tx) devices(ids []ccm.ClientID) ([]site.Device, error) {
 	devices := make([]site.Device, 0, len(ids))
 	for _, id := range ids {
-		var d site.Device
-		if err == nil {
-			d, err = one(t, selectDevice+" where client_id = $1", scanDevice, string(id))
+		d, err := one(t, selectDevice+" where client_id = $1", scanDevice, string(id))
+		if err != nil {
+			return nil, err
 		}
 		devices = append(devices, d)
 	}
-	return devices, err
+	return devices, nil
 }
 
 // byIdentity finds the current devices that have proved an identity. The index holds the beginning of it only.
@@ -359,6 +381,7 @@ func (t *tx) PutDevice(d site.Device) error {
 		b.Blocked, b.By, b.Why, micros(b.At),
 		micros(d.Created), micros(d.Updated), micros(d.LastSeen),
 		d.Proved, d.Conflict, string(d.Obsolete.By), d.Obsolete.Why, micros(d.Obsolete.At),
+		micros(d.Quarantine.Since), d.Quarantine.Why,
 		fold(c.NetbiosName), fold(c.FQDName),
 	)
 	return err

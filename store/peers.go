@@ -8,24 +8,29 @@ import (
 )
 
 var (
-	putSigningKey      = upsert("signing_keys", 1, "id", "purpose", "algorithm", "certificate", "public_key", "private_key", "state", "not_before", "not_after", "created")
+	putSigningKey      = upsert("signing_keys", 1, "id", "purpose", "algorithm", "certificate", "public_key", "private_key", "state", "not_before", "not_after", "created", "changed", "epoch", "why", "link")
 	putManagementPoint = upsert("management_points", 1, "role_id", "name", "fqdn", "internal_url", "plain_http", "names", "created")
-	putGateway         = upsert("gateways", 1, "name", "url", "pin", "acknowledged", "heard", "created", "created_by")
+	putGateway         = upsert("gateways", 1, "name", "url", "pin", "acknowledged", "heard", "created", "created_by", "acknowledged_at", "certified", "certificate")
 	putConnector       = upsert("connectors", 1, "pin", "name", "serial", "expires", "blocked", "created")
 	putInvitation      = upsert("invitations", 1, "code_hash", "name", "expires", "used", "created_by")
 )
 
 // SigningKeys implements site.Keys.
 func (t *tx) SigningKeys() ([]site.KeyRecord, error) {
-	const query = "select id, purpose, algorithm, certificate, public_key, private_key, state, not_before, not_after, created from signing_keys order by created, id"
+	const query = "select id, purpose, algorithm, certificate, public_key, private_key, state, not_before, not_after, created, changed, epoch, why, link from signing_keys order by created, id"
 	return many(t, query, func(r row, k *site.KeyRecord) error {
-		return r.Scan(&k.ID, &k.Purpose, &k.Algorithm, bytesTo{&k.Certificate}, bytesTo{&k.Public}, bytesTo{&k.Private}, &k.State, instant{&k.NotBefore}, instant{&k.NotAfter}, instant{&k.Created})
+		var epoch int64
+		err := r.Scan(&k.ID, &k.Purpose, &k.Algorithm, bytesTo{&k.Certificate}, bytesTo{&k.Public}, bytesTo{&k.Private}, &k.State, instant{&k.NotBefore}, instant{&k.NotAfter}, instant{&k.Created},
+			instant{&k.Changed}, &epoch, &k.Why, &k.Link)
+		k.Epoch = uint64(epoch)
+		return err
 	})
 }
 
 // PutSigningKey implements site.Keys.
 func (t *tx) PutSigningKey(k site.KeyRecord) error {
-	_, err := t.exec(putSigningKey, k.ID, k.Purpose, k.Algorithm, blob(k.Certificate), blob(k.Public), blob(k.Private), k.State, micros(k.NotBefore), micros(k.NotAfter), micros(k.Created))
+	_, err := t.exec(putSigningKey, k.ID, k.Purpose, k.Algorithm, blob(k.Certificate), blob(k.Public), blob(k.Private), k.State, micros(k.NotBefore), micros(k.NotAfter), micros(k.Created),
+		micros(k.Changed), int64(k.Epoch), k.Why, k.Link)
 	return err
 }
 
@@ -55,10 +60,10 @@ func (t *tx) PutManagementPoint(m site.ManagementPoint) error {
 
 // Gateways implements site.Peers.
 func (t *tx) Gateways() ([]site.Gateway, error) {
-	const query = "select name, url, pin, acknowledged, heard, created, created_by from gateways order by name"
+	const query = "select name, url, pin, acknowledged, heard, created, created_by, acknowledged_at, certified, certificate from gateways order by name"
 	return many(t, query, func(r row, g *site.Gateway) error {
 		var acknowledged int64
-		err := r.Scan(&g.Name, &g.URL, &g.Pin, &acknowledged, instant{&g.Heard}, instant{&g.Created}, &g.By)
+		err := r.Scan(&g.Name, &g.URL, &g.Pin, &acknowledged, instant{&g.Heard}, instant{&g.Created}, &g.By, instant{&g.AcknowledgedAt}, instant{&g.Certified}, bytesTo{&g.Certificate})
 		g.Acknowledged = uint64(acknowledged)
 		return err
 	})
@@ -66,7 +71,7 @@ func (t *tx) Gateways() ([]site.Gateway, error) {
 
 // PutGateway implements site.Peers.
 func (t *tx) PutGateway(g site.Gateway) error {
-	_, err := t.exec(putGateway, g.Name, g.URL, g.Pin, int64(g.Acknowledged), micros(g.Heard), micros(g.Created), g.By)
+	_, err := t.exec(putGateway, g.Name, g.URL, g.Pin, int64(g.Acknowledged), micros(g.Heard), micros(g.Created), g.By, micros(g.AcknowledgedAt), micros(g.Certified), blob(g.Certificate))
 	return err
 }
 

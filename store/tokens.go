@@ -1,6 +1,7 @@
 package store
 
 import (
+	"net/netip"
 	"time"
 
 	"postern/ccm"
@@ -48,12 +49,13 @@ func (t *tx) DeleteReservationsBefore(expires time.Time) (int, error) {
 	return int(n), err
 }
 
-const selectBulkToken = "select id, label, max_uses, uses, not_before, expires, blocked, created_by, created, last_used from bulk_tokens"
+const selectBulkToken = "select id, label, max_uses, uses, not_before, expires, blocked, created_by, created, last_used, networks, name_pattern from bulk_tokens"
 
-var putBulkToken = upsert("bulk_tokens", 1, "id", "label", "max_uses", "uses", "not_before", "expires", "blocked", "created_by", "created", "last_used")
+var putBulkToken = upsert("bulk_tokens", 1, "id", "label", "max_uses", "uses", "not_before", "expires", "blocked", "created_by", "created", "last_used", "networks", "name_pattern")
 
 func scanBulkToken(r row, v *site.BulkToken) error {
-	return r.Scan(&v.ID, &v.Label, &v.MaxUses, &v.Uses, instant{&v.NotBefore}, instant{&v.Expires}, &v.Blocked, &v.CreatedBy, instant{&v.Created}, instant{&v.LastUsed})
+	return r.Scan(&v.ID, &v.Label, &v.MaxUses, &v.Uses, instant{&v.NotBefore}, instant{&v.Expires}, &v.Blocked, &v.CreatedBy, instant{&v.Created}, instant{&v.LastUsed},
+		objectTo[[]netip.Prefix]{&v.Networks}, &v.NamePattern)
 }
 
 // BulkToken implements site.BulkTokens.
@@ -68,7 +70,11 @@ func (t *tx) BulkTokens() ([]site.BulkToken, error) {
 
 // PutBulkToken implements site.BulkTokens.
 func (t *tx) PutBulkToken(b site.BulkToken) error {
-	_, err := t.exec(putBulkToken, b.ID, b.Label, int64(b.MaxUses), int64(b.Uses), micros(b.NotBefore), micros(b.Expires), b.Blocked, b.CreatedBy, micros(b.Created), micros(b.LastUsed))
+	networks, err := object(b.Networks, len(b.Networks))
+	if err != nil {
+		return err
+	}
+	_, err = t.exec(putBulkToken, b.ID, b.Label, int64(b.MaxUses), int64(b.Uses), micros(b.NotBefore), micros(b.Expires), b.Blocked, b.CreatedBy, micros(b.Created), micros(b.LastUsed), networks, b.NamePattern)
 	return err
 }
 

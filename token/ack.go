@@ -11,8 +11,9 @@ import (
 const MaxAckLog = 256 << 10
 
 // MaxAck is the size of an acknowledgement at most; it may hold a request for a
-// certificate and, in base64 twice, MaxAckLog of log.
-const MaxAck = 576 << 10
+// certificate, MaxUnknownKeys names of the worst kind and, in base64 twice, MaxAckLog of
+// log.
+const MaxAck = 768 << 10
 
 // Ack is a gateway's word, signed by the key that the site has pinned, that it has
 // the state with this epoch.

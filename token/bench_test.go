@@ -39,9 +39,13 @@ func BenchmarkVerifyProof(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	for b.Loop() {
-		if _, err := VerifyProof(raw, "CCM_POST", accessToken, noon); err != nil {
-			b.Fatal(err)
-		}
+	for name, keys := range map[string]*ProofKeys{"new": nil, "known": NewProofKeys(10)} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := VerifyProofKnown(raw, "CCM_POST", accessToken, noon, nil, keys); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -31,10 +31,11 @@ const (
 	ScopeClient   = "client"
 )
 
-// Token types as CCM_STS.log names them (S2, protocol.md 6.4).
+// Token types as CCM_STS.log names them (S2, protocol.md 6.4). A token that came by an
+// identity of the cloud has that identity's kind.
 const (
-	TypeDevice = "Device"
-	TypeUDA    = "UDA" // user and device
+	TypeDevice = proof.CloudDevice
+	TypeUDA    = proof.CloudUser // user and device
 )
 
 // Lifetimes. The bulk figures are S3's (protocol.md 6.2), eight hours are S2's.

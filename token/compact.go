@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -60,22 +61,31 @@ type compact struct {
 // header, which may hold the allowed names and nothing else: jku, x5u, x5c, crit
 // and a jwk outside a proof end here, before anything acts on them.
 func openCompact(raw string, limit int, c codes, allowed ...string) (compact, error) {
-	if len(raw) > limit {
-		return compact{}, catalog.Errorf(c.tooLarge, "%d bytes, the limit is %d", len(raw), limit)
-	}
-	first, rest, ok := strings.Cut(raw, ".")
-	payload, signature, ok2 := strings.Cut(rest, ".")
-	if !ok || !ok2 || first == "" || payload == "" || signature == "" || !onlyBase64(first) || !onlyBase64(payload) || !onlyBase64(signature) {
-		return compact{}, catalog.Errorf(c.malformed, "not three base64url parts")
-	}
-	if len(first) > maxHeader {
-		return compact{}, catalog.Errorf(c.malformed, "the header has %d characters, the limit is %d", len(first), maxHeader)
+	first, err := firstPart(raw, limit, c)
+	if err != nil {
+		return compact{}, err
 	}
 	h, err := readHeader(first, c, allowed)
 	if err != nil {
 		return compact{}, err
 	}
 	return compact{raw: raw, header: h, codes: c}, nil
+}
+
+// firstPart checks all that can be checked without decoding, and returns the header as it came.
+func firstPart(raw string, limit int, c codes) (string, error) {
+	if len(raw) > limit {
+		return "", catalog.Errorf(c.tooLarge, "%d bytes, the limit is %d", len(raw), limit)
+	}
+	first, rest, ok := strings.Cut(raw, ".")
+	payload, signature, ok2 := strings.Cut(rest, ".")
+	if !ok || !ok2 || first == "" || payload == "" || signature == "" || !onlyBase64(first) || !onlyBase64(payload) || !onlyBase64(signature) {
+		return "", catalog.Errorf(c.malformed, "not three base64url parts")
+	}
+	if len(first) > maxHeader {
+		return "", catalog.Errorf(c.malformed, "the header has %d characters, the limit is %d", len(first), maxHeader)
+	}
+	return first, nil
 }
 
 func onlyBase64(part string) bool {
@@ -133,11 +143,10 @@ func (c compact) verify(algorithm string, pub crypto.PublicKey, claims any) erro
 	if c.header.Algorithm != algorithm {
 		return catalog.Errorf(c.codes.algorithm, "the key signs with %s", algorithm)
 	}
-	signed, err := jose.ParseSignedCompact(c.raw, []jose.SignatureAlgorithm{jose.SignatureAlgorithm(algorithm)})
-	if err != nil {
+	payload, err := c.opened(algorithm, pub)
+	if errors.Is(err, errEncoding) {
 		return catalog.Wrap(c.codes.malformed, err, "not a signed document")
 	}
-	payload, err := signed.Verify(pub)
 	if err != nil {
 		return catalog.Wrap(c.codes.signature, err, "the signature does not fit the key")
 	}

@@ -24,12 +24,15 @@ import (
 	"postern/proof"
 )
 
-// States of a key. The newest active key of a kind signs; active and retired keys
-// verify until NotAfter; a revoked key never verifies.
+// States of a key, in the order of its life. A prepared key is told to all who verify and
+// signs nothing yet, so that its first token is understood everywhere. The newest active
+// key of a kind signs. All but revoked keys verify until NotAfter; a revoked key is told to
+// all who verify, and verifies nothing.
 const (
-	KeyActive  = "active"
-	KeyRetired = "retired"
-	KeyRevoked = "revoked"
+	KeyPrepared = "prepared"
+	KeyActive   = "active"
+	KeyRetired  = "retired"
+	KeyRevoked  = "revoked"
 )
 
 // KeyLifetime is how long a new key may be used. A key signs only tokens that end
@@ -46,7 +49,7 @@ type Key struct {
 	Public      crypto.PublicKey
 	NotBefore   time.Time // signs from here on; an active key with a later NotBefore is prepared
 	NotAfter    time.Time
-	State       string
+	State       string // see KeyPrepared
 }
 
 // The algorithms that a token's key may have. Bulk keys are RS256 only, as documented;
@@ -130,7 +133,7 @@ func x5t(der []byte) string {
 
 // verifies reports whether tokens by this key may be accepted at now.
 func (k Key) verifies(now time.Time) bool {
-	return (k.State == KeyActive || k.State == KeyRetired) && now.Before(k.NotAfter.Add(Leeway))
+	return (k.State == KeyPrepared || k.State == KeyActive || k.State == KeyRetired) && now.Before(k.NotAfter.Add(Leeway))
 }
 
 // signs reports whether this key may sign, at now, a token that ends at expires.
@@ -169,13 +172,10 @@ func NewRing(hierarchy string, keys []Key) *Ring {
 // Verifier returns the verifier for the ring's keys.
 func (r *Ring) Verifier() *Verifier { return r.verifier }
 
-// PublicKeys returns the keys that gateways need, newest first: all but the revoked.
+// PublicKeys returns the keys that gateways need, newest first.
 func (r *Ring) PublicKeys() ([]PublicKey, error) {
 	var keys []PublicKey
 	for _, key := range r.keys {
-		if key.State == KeyRevoked {
-			continue
-		}
 		public, err := key.PublicKey()
 		if err != nil {
 			return nil, err

@@ -29,6 +29,10 @@ type SiteState struct {
 	Gateways            []Gateway             `json:"gateways,omitempty"`
 	Tenants             []Tenant              `json:"tenants,omitempty"`
 	Authorities         *Authorities          `json:"authorities,omitempty"`
+	Return              bool                  `json:"return,omitempty"`        // a device may come back by its registered key alone
+	Roots               []string              `json:"roots,omitempty"`         // links of all changes of the site root, see [FollowRoots]
+	RevokedRoots        []string              `json:"revoked_roots,omitempty"` // pins of roots that vouch for nothing any more
+	Nonce               string                `json:"nonce,omitempty"`         // for proofs, see [Nonces]; it changes without the state
 }
 
 // PublicKey is a key by which tokens are verified.
@@ -150,11 +154,18 @@ func OpenState(raw, rootPin string) (SiteState, error) {
 type Beat struct {
 	Epoch uint64    `json:"epoch"`
 	At    time.Time `json:"at"`
+	Nonce string    `json:"nonce,omitempty"` // for proofs, see [Nonces]
 }
 
 // SignBeat signs a heartbeat for the state with that epoch.
 func SignBeat(epoch uint64, now time.Time, root crypto.Signer) (string, error) {
-	return signDocument(root, DocumentBeat, Beat{Epoch: epoch, At: now.UTC()})
+	return SignBeatOf(Beat{Epoch: epoch, At: now}, root)
+}
+
+// SignBeatOf is [SignBeat] with all that a heartbeat says.
+func SignBeatOf(beat Beat, root crypto.Signer) (string, error) {
+	beat.At = beat.At.UTC()
+	return signDocument(root, DocumentBeat, beat)
 }
 
 // OpenBeat verifies a heartbeat; codes as [OpenState].
@@ -167,10 +178,11 @@ func OpenBeat(raw, rootPin string) (Beat, error) {
 	return beat, nil
 }
 
-// Equal reports whether two states say the same; when they were signed does not
-// matter.
+// Equal reports whether two states say the same; when they were signed, and the nonce of
+// that moment, do not matter.
 func (s SiteState) Equal(other SiteState) bool {
 	s.Issued, other.Issued = time.Time{}, time.Time{}
+	s.Nonce, other.Nonce = "", ""
 	a, errA := json.Marshal(s)
 	b, errB := json.Marshal(other)
 	return errA == nil && errB == nil && bytes.Equal(a, b)

@@ -135,6 +135,29 @@ func TestAckNamesItsKey(t *testing.T) {
 	}
 }
 
+// What a gateway has to say is never more than the site takes: an acknowledgement that
+// is refused for its size would be made again and again, with no end.
+func TestTheLargestAckIsTaken(t *testing.T) {
+	largest := Ack{Gateway: strings.Repeat("g", 255), Epoch: 1 << 63, At: noon, CSR: make([]byte, 4<<10), Log: make([]byte, MaxAckLog)}
+	for i := range MaxUnknownKeys {
+		name := strings.Repeat("<", maxUnknownKeyName-1) // six characters each in JSON
+		largest.UnknownKeys = append(largest.UnknownKeys, UnknownKey{Tenant: name + "t", KeyID: name + string(rune('0'+i))})
+	}
+	raw, err := SignAck(deviceKey(), largest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := OpenAck(raw); err != nil {
+		t.Errorf("%d bytes: %v", len(raw), err)
+	}
+	largest.UnknownKeys = append(largest.UnknownKeys, UnknownKey{Tenant: "t", KeyID: "k"})
+	if raw, err = SignAck(deviceKey(), largest); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = OpenAck(raw)
+	wantCode(t, err, catalog.AckMalformed)
+}
+
 func TestRoleURI(t *testing.T) {
 	u := RoleURI(strings.ToUpper(hierarchy), RoleConnector, "c1")
 	if got, want := u.String(), "postern://"+hierarchy+"/connector/c1"; got != want {

@@ -564,8 +564,25 @@ func TestRotation(t *testing.T) {
 	revoked.State = KeyRevoked
 	verifier := NewRing(hierarchy, []Key{revoked, newer}).Verifier()
 	_, err = verifier.Verify(old, noon, KindCCM)
-	wantCode(t, err, catalog.TokenUnknownKey)
-	wantCode(t, verifier.Check(held, noon, KindCCM), catalog.TokenUnknownKey)
+	wantCode(t, err, catalog.TokenKeyRevoked)
+	wantCode(t, verifier.Check(held, noon, KindCCM), catalog.TokenKeyRevoked)
+
+	next := newer
+	next.State = KeyPrepared
+	ring = NewRing(hierarchy, []Key{older, next})
+	raw, err = ring.Sign(KindCCM, claims, noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ring.Verifier().Verify(raw, noon, KindCCM); err != nil || got.KeyID != older.ID {
+		t.Errorf("a prepared key signs nothing: got %s, %v", got.KeyID, err)
+	}
+	if raw, err = NewRing(hierarchy, []Key{newer}).Sign(KindCCM, claims, noon); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ring.Verifier().Verify(raw, noon, KindCCM); err != nil {
+		t.Errorf("a prepared key verifies what another node signs with it already: %v", err)
+	}
 }
 
 func TestAKeySignsNothingThatOutlivesIt(t *testing.T) {

@@ -20,16 +20,21 @@ func tokenCodes() codes {
 type Verifier struct {
 	hierarchy string
 	byID      map[string]Key
+	revoked   map[string]bool // ids of keys that were
 }
 
-// NewVerifier returns a verifier for these keys. Revoked keys, keys without a public
+// NewVerifier returns a verifier for these keys. Keys without a public
 // part and keys whose algorithm is not their own, or none of their kind, are left out.
 func NewVerifier(hierarchy string, keys []Key) *Verifier {
-	v := &Verifier{hierarchy: strings.ToLower(hierarchy), byID: make(map[string]Key, len(keys))}
+	v := &Verifier{hierarchy: strings.ToLower(hierarchy), byID: make(map[string]Key, len(keys)), revoked: map[string]bool{}}
 	for _, key := range keys {
+		if key.State == KeyRevoked {
+			v.revoked[key.ID] = true
+			continue
+		}
 		p, ok := profileOf(key.Kind)
 		algorithm, err := algorithmOf(key.Public)
-		if !ok || err != nil || !p.allows(key.Algorithm) || algorithm != key.Algorithm || key.State == KeyRevoked || !keyIDForm(key.ID) {
+		if !ok || err != nil || !p.allows(key.Algorithm) || algorithm != key.Algorithm || !keyIDForm(key.ID) {
 			continue
 		}
 		key.Signer = nil
@@ -42,7 +47,7 @@ func NewVerifier(hierarchy string, keys []Key) *Verifier {
 // accepted kinds: with none, every token is refused. The key is looked up by x5t or
 // kid and brings its algorithm; nothing in the token chooses either. Each reason to
 // refuse has its own code: TokenTooLarge, TokenMalformed, TokenHeader,
-// TokenUnknownKey, TokenAlgorithm, TokenSignature, TokenWrongKind, TokenIssuer,
+// TokenUnknownKey, TokenKeyRevoked, TokenAlgorithm, TokenSignature, TokenWrongKind, TokenIssuer,
 // TokenAudience, TokenNoExpiry, TokenClaims, TokenExpired (with [ExpiredError]),
 // TokenNotYetValid.
 func (v *Verifier) Verify(raw string, now time.Time, accept ...Kind) (Claims, error) {
@@ -77,6 +82,13 @@ func (v *Verifier) Check(claims Claims, now time.Time, accept ...Kind) error {
 	return claims.checkTimes(now)
 }
 
+// CheckKey answers TokenUnknownKey when the key with that id verifies nothing now: for
+// what a token has opened and is still under way.
+func (v *Verifier) CheckKey(id string, now time.Time) error {
+	_, err := v.usable(id, now)
+	return err
+}
+
 func list(kinds []Kind) string {
 	if len(kinds) == 0 {
 		return "none"
@@ -109,6 +121,9 @@ func (v *Verifier) key(h header, now time.Time) (Key, error) {
 func (v *Verifier) usable(id string, now time.Time) (Key, error) {
 	if !keyIDForm(id) {
 		return Key{}, catalog.Errorf(catalog.TokenUnknownKey, "the key id is missing or not 1 to %d base64url characters", maxKeyID)
+	}
+	if v.revoked[id] {
+		return Key{}, catalog.Errorf(catalog.TokenKeyRevoked, "key %s", id)
 	}
 	key, ok := v.byID[id]
 	if !ok {

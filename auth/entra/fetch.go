@@ -249,8 +249,8 @@ func tooLarge(limit int64) catalog.Code {
 	return catalog.EntraDiscovery
 }
 
-// isJSON allows application/json, application/jwk-set+json, text/json and no type at
-// all. A sign-in page of a network is text/html.
+// isJSON allows application/json, application/jwk-set+json, text/json, text/plain and no
+// type at all. A sign-in page of a network is text/html.
 func isJSON(contentType string) bool {
 	if contentType == "" {
 		return true

@@ -44,9 +44,10 @@ func TestATicketProvesItsComputer(t *testing.T) {
 		{"aes256-sha2", func(f *forge) { f.kind, f.sessionKind = 20, 20; f.withPAC(t, nil) }, func(p *proof.Ticket) { p.EncryptionType, p.PAC, p.SID = 20, true, domSID+"-1103" }},
 		{"RC4, by the setting", func(f *forge) { f.kind, f.sessionKind = 23, 23; f.withPAC(t, nil) }, func(p *proof.Ticket) { p.EncryptionType, p.PAC, p.SID = 23, true, domSID+"-1103" }},
 		{"the key of last year", func(f *forge) { f.version, f.claimed = 3, 3 }, func(p *proof.Ticket) { p.KeyVersion = 3 }},
-		{"a wrong key version is not fatal", func(f *forge) { f.claimed = 77 }, func(p *proof.Ticket) { p.KeyVersion = 77 }},
-		{"no key version", func(f *forge) { f.claimed, f.version = 0, 3 }, func(p *proof.Ticket) { p.KeyVersion = 0 }},
-		{"any name of the account", func(f *forge) { f.service = "http/MPCLUSTER" }, func(p *proof.Ticket) { p.Service = "http/MPCLUSTER@" + parent }},
+		{"a wrong key version is not fatal", func(f *forge) { f.claimed = 77 }, func(p *proof.Ticket) {}},
+		{"no key version", func(f *forge) { f.claimed, f.version = 0, 3 }, func(p *proof.Ticket) { p.KeyVersion = 3 }},
+		{"the account's own name", func(f *forge) { f.service = "SVC-MP" }, func(p *proof.Ticket) { p.Service = "svc-mp@" + parent }},
+		{"any name of the account", func(f *forge) { f.service = "http/MPCLUSTER" }, func(p *proof.Ticket) { p.Service = "svc-mp@" + parent + " (asked for as http/MPCLUSTER)" }},
 		{"a computer of our own realm", func(f *forge) { f.realm, f.authRealm = parent, parent }, func(p *proof.Ticket) { p.Realm, p.Domain = parent, "A2003" }},
 		{"a token without SPNEGO", func(f *forge) { f.bare = true }, func(p *proof.Ticket) {}},
 		{"the old identifier of Windows", func(f *forge) { f.mechanisms = [][]byte{oidMSKerberos, oidKerberos, oidNegoEx, oidNTLM} }, func(p *proof.Ticket) {}},
@@ -67,7 +68,7 @@ func TestATicketProvesItsComputer(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := proof.Ticket{Account: account, Realm: child, Domain: "CHILD", Service: service + "@" + parent, KeyVersion: 4, EncryptionType: 18, UseUntil: noon.Add(6 * time.Minute)}
+			want := proof.Ticket{Account: account, Realm: child, Domain: "CHILD", Service: "svc-mp@" + parent + " (asked for as " + service + ")", KeyVersion: 4, EncryptionType: 18, UseUntil: noon.Add(6 * time.Minute)}
 			test.want(&want)
 			want.Use = got.Ticket.Use
 			if !reflect.DeepEqual(*got.Ticket, want) || len(want.Use) != 64 {

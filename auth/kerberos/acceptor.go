@@ -223,7 +223,7 @@ func (v *visit) openAuthenticator() (err error) {
 	}
 	plain, ok := v.session.open(usageAuthenticator, sealed.data)
 	if !ok {
-		return catalog.Errorf(catalog.KerberosAuthenticatorBroken, "the authenticator was not made with the session key of the ticket for %s", v.ticket.client)
+		return catalog.Errorf(catalog.KerberosAuthenticatorBroken, "the authenticator was not made with the session key of the ticket for %.100q", v.ticket.client)
 	}
 	v.authenticator, err = parseAuthenticator(plain)
 	return err
@@ -295,9 +295,19 @@ func (v *visit) checkAccount() error {
 		realm = proof.NewRealm(v.ticket.realm)
 	}
 	v.proved.Account, v.proved.Realm, v.proved.Domain = v.ticket.client, v.ticket.realm, realm.Domain
-	v.proved.Service = v.request.service + "@" + v.request.realm
-	v.proved.KeyVersion, v.proved.EncryptionType = v.request.sealedTicket.version, int(v.request.sealedTicket.kind)
+	v.proved.Service = v.serviceName()
+	v.proved.KeyVersion, v.proved.EncryptionType = v.key.Version, v.key.EncryptionType
 	return nil
+}
+
+// serviceName is the service in evidence. What the ticket says stands outside of the seal, where its sender can write anything, so it counts when it is a
+// name of the key that opened the ticket. A keytab may have the account's name alone: that is the evidence then, and the name that was asked for stands
+// beside it as such.
+func (v *visit) serviceName() string {
+	if name, ok := v.key.called(v.request.service); ok {
+		return name + "@" + v.key.Realm
+	}
+	return v.key.Principal + "@" + v.key.Realm + " (asked for as " + v.request.service + ")"
 }
 
 // noteUse is the last check. The seal of an authenticator covers each of its bytes, so

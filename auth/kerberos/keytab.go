@@ -41,8 +41,19 @@ type realmType struct {
 
 type key struct {
 	Key
+	others []string // more names of the account with this very key
 	secret secret
 	usable bool
+}
+
+// called returns a name of the key as the keytab has it, if it is one. Windows compares names of services without case.
+func (k *key) called(service string) (name string, ok bool) {
+	for _, name := range append([]string{k.Principal}, k.others...) {
+		if strings.EqualFold(name, service) {
+			return name, true
+		}
+	}
+	return "", false
 }
 
 // Key describes one key of a keytab, never the key itself.
@@ -201,10 +212,12 @@ func (k *Keytab) index() {
 		same := func(other *key) bool {
 			return other.Version == entry.Version && string(other.secret.value) == string(entry.secret.value)
 		}
-		if !slices.ContainsFunc(k.byType[at], same) {
-			entry.secret.remember()
-			k.byType[at] = append(k.byType[at], entry)
+		if first := slices.IndexFunc(k.byType[at], same); first >= 0 {
+			k.byType[at][first].others = append(k.byType[at][first].others, entry.Principal)
+			continue
 		}
+		entry.secret.remember()
+		k.byType[at] = append(k.byType[at], entry)
 	}
 	for _, keys := range k.byType {
 		slices.SortStableFunc(keys, func(a, b *key) int { return cmp.Compare(b.Version, a.Version) })

@@ -164,6 +164,11 @@ func TestCandidates(t *testing.T) {
 	if got := versions(k.candidates(parent, 17, 3)); len(got) != maxTries || !reflect.DeepEqual(got[:4], []int{3, 3, 100, 99}) {
 		t.Errorf("got %v", got)
 	}
+	for asked, want := range map[string]string{"http/MPCLUSTER": "HTTP/mpcluster", service: service, "svc-mp": "svc-mp", "HTTP/evil": "", "svc-other": "", "": ""} {
+		if got, ok := k.candidates(parent, 17, 3)[0].called(asked); got != want || ok != (want != "") {
+			t.Errorf("called %q: %q, %v; want %q", asked, got, ok, want)
+		}
+	}
 	if got := k.candidates(child, 17, 3); got != nil {
 		t.Errorf("another realm: %v", got)
 	}

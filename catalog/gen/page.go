@@ -23,6 +23,12 @@ var headings = []heading{
 	{"client", "Client"},
 	{"policy", "Policy"},
 	{"site", "Site"},
+	{"return", "Life of tokens and the return of devices"},
+	{"keys", "Signing keys and site roots"},
+	{"revoke", "Revocation of devices, tokens and keys"},
+	{"possession", "Proof of possession"},
+	{"roaming", "Roaming"},
+	{"audit", "Bulk registration tokens and audit"},
 	{"operation", "Operation: configuration, store, keys, administration"},
 	{"store", "Store"},
 	{"inbox", "Inbox"},
@@ -31,7 +37,9 @@ var headings = []heading{
 	{"entraclient", "Entra, on the device"},
 	{"revocation", "Certificates and revocation"},
 	{"check", "Checks of Kerberos, from a client's or a server's seat"},
+	{"analyze", "The connection analyzer and the checks before a deployment"},
 	{"explain", "Reading logs"},
+	{"swarm", "Simulated fleets"},
 	{"sources", "Symptoms in the logs of the original product"},
 }
 

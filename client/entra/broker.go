@@ -225,7 +225,11 @@ func (b *Broker) get(ctx context.Context, want Want, l lines) (Token, error) {
 	if userErr == nil || ctx.Err() != nil {
 		return token, userErr
 	}
-	return Token{}, catalog.Wrap(catalog.EntraNoToken, errors.Join(deviceErr, userErr), "device: %s; user: %s", plain(deviceErr), plain(userErr))
+	code := catalog.EntraNoToken
+	if catalog.CodeOf(deviceErr) == catalog.EntraUnreachable || catalog.CodeOf(userErr) == catalog.EntraUnreachable {
+		code = catalog.EntraUnreachable // nobody has judged this device: waiting may help
+	}
+	return Token{}, catalog.Wrap(code, errors.Join(deviceErr, userErr), "device: %s; user: %s", plain(deviceErr), plain(userErr))
 }
 
 // spare reports whether a user's token lasts while the provider is left in peace: then the
@@ -244,17 +248,14 @@ func (b *Broker) subject(kind string, w Want) subject {
 }
 
 func (b *Broker) device(ctx context.Context, w Want, l lines) (Token, error) {
-	return b.renewed(ctx, b.subject(KindDevice, w), l, func(entry) (entry, error) {
-		l.gettingDevice(w)
-		return b.acquireDevice(ctx, w)
-	})
+	l.gettingDevice(w)
+	return b.renewed(ctx, b.subject(KindDevice, w), l, func(entry) (entry, error) { return b.acquireDevice(ctx, w) })
 }
 
 func (b *Broker) user(ctx context.Context, w Want, l lines) (Token, error) {
-	return b.renewed(ctx, b.subject(KindUser, w), l, func(old entry) (entry, error) {
-		l.gettingUser(w, b.userOf(old))
-		return b.acquireUser(ctx, w, old)
-	})
+	of := b.subject(KindUser, w)
+	l.gettingUser(w, b.userOf(b.store.find(of)))
+	return b.renewed(ctx, of, l, func(old entry) (entry, error) { return b.acquireUser(ctx, w, old) })
 }
 
 // userOf is the user for the log: of the join state, else who signed in before.
@@ -270,6 +271,7 @@ func (b *Broker) userOf(old entry) User {
 func (b *Broker) renewed(ctx context.Context, of subject, l lines, acquire func(entry) (entry, error)) (Token, error) {
 	now, old := b.config.Now(), b.store.find(of)
 	if old.lasts(now) && (now.Before(old.Renew) || now.Before(b.quietUntil(of))) {
+		l.retrieved(old.result())
 		return old.result(), nil
 	}
 	next, err := acquire(old)

@@ -16,6 +16,8 @@ func LogFile() logfile.File {
 }
 
 // lines writes them, word for word as the documents have them but for the few that say so.
+// A token that was kept is got and retrieved like any other: the documents' client asks for
+// one each time it needs one, and who keeps it below shows in no line (S2).
 type lines struct{ log *logfile.Log }
 
 func (l lines) gettingDevice(w Want) {

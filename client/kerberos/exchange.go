@@ -153,6 +153,9 @@ func (x *exchange) service(granting *ticket, host string) (*ticket, error) {
 	for range maxReferrals {
 		visited = append(visited, realm)
 		ask, err := messages.NewTGSReq(x.machine.credential.name, realm, &realms, granting.Ticket, granting.key, name, false)
+		if err == nil {
+			err = x.machine.credential.prove(&ask, granting)
+		}
 		if err != nil {
 			return nil, catalog.Wrap(catalog.ClientKerberosFailed, err, "the question for HTTP/%s cannot be written", host)
 		}
@@ -172,6 +175,36 @@ func (x *exchange) service(granting *ticket, host string) (*ticket, error) {
 		realm, granting = referral, next
 	}
 	return nil, catalog.Errorf(catalog.ClientKerberosServiceUnknown, "HTTP/%s: more than %d referrals: %s", host, maxReferrals, strings.Join(visited, ", "))
+}
+
+// prove puts the ticket-granting ticket and its proof into a question (RFC 4120 3.3.2). The
+// library's own proof names the realm that gave the ticket as the device's: true at the
+// first referral, and refused from the second on.
+func (c *credential) prove(ask *messages.TGSReq, granting *ticket) error {
+	body, err := ask.ReqBody.Marshal()
+	if err != nil {
+		return err
+	}
+	kind, err := crypto.GetEtype(granting.key.KeyType)
+	if err != nil {
+		return err
+	}
+	sum, err := kind.GetChecksumHash(granting.key.KeyValue, body, keyusage.TGS_REQ_PA_TGS_REQ_AP_REQ_AUTHENTICATOR_CHKSUM)
+	if err != nil {
+		return err
+	}
+	authenticator, err := types.NewAuthenticator(c.realm, c.name)
+	if err != nil {
+		return err
+	}
+	authenticator.Cksum = types.Checksum{CksumType: kind.GetHashID(), Checksum: sum}
+	request, err := messages.NewAPReq(granting.Ticket, granting.key, authenticator)
+	if err != nil {
+		return err
+	}
+	raw, err := request.Marshal()
+	ask.PAData = types.PADataSequence{{PADataType: patype.PA_TGS_REQ, PADataValue: raw}}
+	return err
 }
 
 // opened returns the ticket of an answer and, when it is one for another realm's ticket

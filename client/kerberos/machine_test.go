@@ -38,7 +38,12 @@ print(context.complete, context.initiator_name, base64.b64encode(reply).decode()
 // accept judges a token with MIT's GSSAPI and a keytab, and returns who was proved.
 func accept(t *testing.T, r *realms.Realms, keytab string, token, binding []byte) (name string, reply []byte) {
 	t.Helper()
-	python := exec.Command("/usr/bin/python3", "-c", acceptor, "HTTP@"+r.Host("mp"), hex.EncodeToString(binding))
+	return acceptAt(t, r, r.Host("mp"), keytab, token, binding)
+}
+
+func acceptAt(t *testing.T, r *realms.Realms, host, keytab string, token, binding []byte) (name string, reply []byte) {
+	t.Helper()
+	python := exec.Command("/usr/bin/python3", "-c", acceptor, "HTTP@"+host, hex.EncodeToString(binding))
 	python.Env = append(os.Environ(), "KRB5_CONFIG="+r.ClientConfig(), "KRB5_KTNAME="+keytab, "KRB5RCACHENAME=none:")
 	python.Stdin = strings.NewReader(base64.StdEncoding.EncodeToString(token))
 	var said bytes.Buffer
@@ -113,6 +118,32 @@ func TestAComputerProvesItselfByReferralToMITsAcceptor(t *testing.T) {
 	}
 	if log := r.KDCLog(realms.Child); !strings.Contains(log, "krbtgt/"+realms.Parent+"@"+realms.Child) {
 		t.Errorf("the child's KDC gave no referral:\n%s", log)
+	}
+}
+
+// Two domains below one parent trust each other by it alone: a computer of the one is
+// referred to the parent, and by that to the other.
+func TestAComputerProvesItselfToASiblingDomain(t *testing.T) {
+	t.Parallel()
+	const sibling, host, service = "SIBLING." + realms.Parent, "mp.child.a2003.vm.local", "HTTP/mp.child.a2003.vm.local"
+	r := realmstest.Start(t, realms.Options{Others: []realms.Other{{Name: sibling, TrustedBy: realms.Parent, Referral: true}}})
+	keytab := filepath.Join(t.TempDir(), "mp.keytab")
+	if err := errors.Join(r.AddPrincipal(realms.Child, service, realms.Principal{}), r.Keytab(realms.Child, keytab, service)); err != nil {
+		t.Fatal(err)
+	}
+	m := machine(t, r, func(c *kerberos.Config) { c.Keytab = r.ComputerKeytab(sibling) })
+	n := negotiate(t, m, host, nil)
+	if n.Client != realms.Computer+"@"+sibling || n.Service != service+"@"+realms.Child {
+		t.Errorf("got %s to %s", n.Client, n.Service)
+	}
+	name, reply := acceptAt(t, r, host, keytab, n.Token, nil)
+	if err := n.Verify(reply); name != n.Client || err != nil {
+		t.Errorf("MIT's acceptor took %s for %s; the server's proof: %v", name, n.Client, err)
+	}
+	for realm, ticket := range map[string]string{sibling: "krbtgt/" + realms.Parent + "@" + sibling, realms.Parent: "krbtgt/" + realms.Child + "@" + realms.Parent, realms.Child: service + "@" + realms.Child} {
+		if log := r.KDCLog(realm); !strings.Contains(log, ticket) {
+			t.Errorf("the KDC of %s gave no ticket %s:\n%s", realm, ticket, log)
+		}
 	}
 }
 

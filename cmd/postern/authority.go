@@ -148,6 +148,7 @@ type authoritiesJSON struct {
 func newAuthorityList(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the authorities, and how revocation is judged", Args: cobra.NoArgs,
+		Example: "  postern authority list\n  postern authority list --json | jq -r '.authorities[].fingerprint'",
 		RunE: s.siteVerb(func(_ context.Context, st *site.Site, _ []string) error {
 			rule, list := st.Revocation(), slices.Clone(st.UploadedAuthorities())
 			slices.SortStableFunc(list, func(a, b site.Authority) int { // roots first
@@ -178,7 +179,8 @@ func newAuthorityRemove(s *session) *cobra.Command {
 	var why string
 	c := &cobra.Command{
 		Use: "remove FINGERPRINT", Short: "Take an authority off the list; certificates below it are refused from now on", Args: cobra.ExactArgs(1),
-		Long: "Removes the authority with that fingerprint, or with one that begins with the given 8 or more digits. Devices keep their record.",
+		Long:    "Removes the authority with that fingerprint, or with one that begins with the given 8 or more digits. Devices keep their record.",
+		Example: "  postern authority remove 3f2a91c4 --why \"renewed\"",
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
 			a, err := st.RemoveAuthority(ctx, arguments[0], s.actor, why)
 			if err != nil {

@@ -39,7 +39,7 @@ type clientFlags struct {
 
 func newClient(s *session) *cobra.Command {
 	var f clientFlags
-	c := group("client", "The device's side: enrol, look, send, renew", newClientEnrol(s, &f), newClientStatus(s, &f), newClientSend(s, &f), newClientRenew(s, &f), s.joinState())
+	c := group("client", "The device's side: enrol, look, send, renew, run", newClientEnrol(s, &f), newClientStatus(s, &f), newClientSend(s, &f), newClientRenew(s, &f), newClientRun(s, &f), newClientRotateKey(s, &f), s.joinState())
 	c.PersistentFlags().StringVar(&f.dir, "dir", clientDir(), "state folder of the client, for its owner only")
 	c.PersistentFlags().BoolVar(&s.asJSON, "json", false, "print JSON")
 	c.PersistentFlags().StringVar(&f.joinState, "join-state", "", "join state file (default: POSTERN_JOIN_STATE, else the system's)")
@@ -239,6 +239,7 @@ func writeStatus(w io.Writer, status client.Status) {
 	line("tenant", status.Entra)
 	line("name", status.Name)
 	line("site", status.SiteCode)
+	writeWay(line, status)
 	line("gateway", status.Gateway)
 	line("management point", status.ManagementPoint)
 	line("chosen", status.Chosen)
@@ -265,7 +266,7 @@ func writeStatus(w io.Writer, status client.Status) {
 func approvalLine(status client.Status) string {
 	text := fmt.Sprintf("status %d, %s", status.ApprovalStatus, status.Approval)
 	if status.ApprovalStatus == ccm.ApprovalNone {
-		text = fmt.Sprintf("status 0, not approved yet; ask an administrator: postern device approve %s (`postern code %s`)", status.ClientID, catalog.ClientWaitsForApproval)
+		text = fmt.Sprintf("status 0, not approved yet; ask an administrator: postern device approve %s --why TEXT (`postern code %s`)", status.ClientID, catalog.ClientWaitsForApproval)
 	}
 	return text
 }
@@ -273,6 +274,8 @@ func approvalLine(status client.Status) string {
 func newClientStatus(s *session, f *clientFlags) *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "Say what state the client is in, since when, what it waits for and what protects its key", Args: cobra.NoArgs,
+		Example: `  postern client status
+  postern client status --json | jq -r .state`,
 		RunE: func(*cobra.Command, []string) error {
 			agent, err := f.open(s)
 			if err != nil {
@@ -318,6 +321,9 @@ func newClientRenew(s *session, f *clientFlags) *cobra.Command {
 	var force bool
 	c := &cobra.Command{
 		Use: "renew", Short: "Renew the client's tokens where it is time", Args: cobra.NoArgs,
+		Long: "Renews what is due, once. `postern client run` does so by itself for as long as it runs.",
+		Example: `  postern client renew
+  postern client renew --force    both tokens, due or not`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return f.with(s, c.Context(), func(ctx context.Context, agent *client.Agent) error {
 				if err := agent.Renew(ctx, force); err != nil {
@@ -329,6 +335,19 @@ func newClientRenew(s *session, f *clientFlags) *cobra.Command {
 	}
 	c.Flags().BoolVar(&force, "force", false, "renew even where it is not time")
 	return c
+}
+
+func newClientRun(s *session, f *clientFlags) *cobra.Command {
+	return &cobra.Command{
+		Use: "run", Short: "Keep the client's tokens fresh until it is stopped", Args: cobra.NoArgs,
+		Long: `Renews the tokens by a timer, each device at a time of its own, and goes the way that is open: to the management point, or through a gateway.
+Run it as a service of the system. It ends with status 0 when it is told to stop, and with an error that a person must see to when waiting would not help.`,
+		Example: `  postern client run
+  postern client run --dir /var/lib/postern-client`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return f.with(s, c.Context(), func(ctx context.Context, agent *client.Agent) error { return agent.Run(ctx) })
+		},
+	}
 }
 
 func (f *clientFlags) with(s *session, ctx context.Context, act func(context.Context, *client.Agent) error) error {

@@ -110,9 +110,13 @@ func newConflictShow(s *session) *cobra.Command {
 }
 
 func showConflict(w io.Writer, c site.Conflict) {
+	width := len("hardware id")
+	for name := range c.Evidence {
+		width = max(width, len("  "+name))
+	}
 	line := func(name string, value any) {
 		if text := fmt.Sprint(value); text != "" {
-			fmt.Fprintf(w, "%-18s %s\n", name, text)
+			fmt.Fprintf(w, "%-*s %s\n", width, name, text)
 		}
 	}
 	line("conflict", c.ID)
@@ -140,18 +144,20 @@ func showConflict(w io.Writer, c site.Conflict) {
 
 func newConflictDecision(s *session, verb string, verdict site.ConflictState, short, long, example string) *cobra.Command {
 	var why string
+	var wait *waiter
 	c := &cobra.Command{
 		Use: verb + " ID...", Short: short, Long: strings.TrimSpace(short + ".\n\n" + long), Example: example,
 		Args: func(_ *cobra.Command, ids []string) error {
-			switch {
-			case len(ids) == 0:
+			if len(ids) == 0 {
 				return usageError{fmt.Errorf("name the conflict; `postern conflict list` shows which wait")}
-			case strings.TrimSpace(why) == "":
-				return usageError{fmt.Errorf("give the reason with --why; it is kept in the trust log")}
 			}
 			return nil
 		},
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, ids []string) error {
+			if err := wait.check(); err != nil {
+				return err
+			}
+			began := time.Now()
 			for _, id := range ids {
 				c, err := st.DecideConflict(ctx, id, verdict, s.actor, why)
 				if err != nil {
@@ -161,9 +167,13 @@ func newConflictDecision(s *session, verb string, verdict site.ConflictState, sh
 					return err
 				}
 			}
-			return nil
+			if wait.most == 0 {
+				return nil
+			}
+			return wait.finish(ctx, st, began, nil, func(io.Writer) {})
 		}),
 	}
-	c.Flags().StringVar(&why, "why", "", "the reason, kept in the trust log")
+	wait = s.addWait(c)
+	c.Flags().StringVar(&why, "why", "", "the reason, needed; kept with the conflict and in the trust log")
 	return c
 }

@@ -19,14 +19,15 @@ import (
 )
 
 func newDevice(s *session) *cobra.Command {
-	return addSiteFlags(s, group("device", "Registered devices: list, show, approve, reject, block", newDeviceList(s), newDeviceShow(s),
+	return addSiteFlags(s, group("device", "Registered devices: list, show, why, approve, reject, block, release", newDeviceList(s), newDeviceShow(s), newDeviceWhy(s),
 		newDeviceAct(s, site.ActApprove, "Approve devices: level managed, or secrets", `  postern device approve LAPTOP-7 --why "seen at the help desk"
   postern device approve GUID:... --level secrets --why "needs the network access account"
   postern device approve --status 0 --domain corp.example --name-like 'WK*' --why "the new floor" --dry-run
   postern device approve --status 0 --domain corp.example --name-like 'WK*' --why "the new floor" --yes`),
 		newDeviceAct(s, site.ActReject, "Take devices' approval away: level known", "  postern device reject LAPTOP-7 --why \"not ours\"\n  postern device reject --method bulk-token --registered-since 24h --why \"the token leaked\" --yes"),
-		newDeviceAct(s, site.ActBlock, "Refuse devices everywhere", "  postern device block LAPTOP-7 --why stolen\n  postern device block --name-like 'JUNK-*' --why flood --yes"),
-		newDeviceAct(s, site.ActUnblock, "Let blocked devices in again", "  postern device unblock LAPTOP-7 --why found")))
+		newDeviceAct(s, site.ActBlock, "Refuse devices everywhere", "  postern device block LAPTOP-7 --why stolen --wait\n  postern device block --name-like 'JUNK-*' --why flood --yes"),
+		newDeviceAct(s, site.ActUnblock, "Let blocked devices in again", "  postern device unblock LAPTOP-7 --why found"),
+		newDeviceAct(s, site.ActRelease, "Let devices out of quarantine, at the approval that they have", "  postern device list --quarantined\n  postern device release LAPTOP-7 --why \"back from leave\"\n  postern device release --quarantined --yes --why \"the whole branch office\"")))
 }
 
 // deviceFilter is the flags that choose devices.
@@ -34,6 +35,7 @@ type deviceFilter struct {
 	filter                               site.DeviceFilter
 	status, level, method, since, before string
 	blocked                              bool
+	quarantined                          bool
 }
 
 // add gives a command the flags; levels also --level, which means something else where a level is given to devices.
@@ -49,6 +51,7 @@ func (f *deviceFilter) add(c *cobra.Command, levels bool) {
 	flags.StringVar(&f.filter.Domain, "domain", "", "only devices whose FQDN is in this DNS domain")
 	flags.StringVar(&f.method, "method", "", "only devices that came by this proof: message-signature, bulk-token, kerberos, pki-certificate, entra")
 	flags.StringVar(&f.since, "registered-since", "", "only devices registered then or later: a time, a date, or how long ago, as 24h")
+	flags.BoolVar(&f.quarantined, "quarantined", false, "only devices that came back after a long absence and have not proved themselves afresh")
 	flags.StringVar(&f.before, "registered-before", "", "only devices registered before: a time, a date, or how long ago")
 }
 
@@ -85,6 +88,9 @@ func (f *deviceFilter) read(now time.Time) (filter site.DeviceFilter, any bool, 
 	if f.blocked {
 		filter.Blocked = &f.blocked
 	}
+	if f.quarantined {
+		filter.Quarantined = &f.quarantined
+	}
 	return filter, filter != site.DeviceFilter{}, nil
 }
 
@@ -104,13 +110,14 @@ func momentOf(flag, text string, now time.Time) (time.Time, error) {
 	return time.Time{}, usageError{fmt.Errorf("--%s %q: want a time like 2026-12-01T18:00:00Z, a date like 2026-12-01, or a duration like 24h", flag, text)}
 }
 
-// deviceAct is one of approve, reject, block and unblock.
+// deviceAct is one of approve, reject, block, unblock and release.
 type deviceAct struct {
 	s           *session
 	act         site.Act
 	choose      deviceFilter
 	level, why  string
 	yes, dryRun bool
+	wait        *waiter
 }
 
 // actBatch is how many devices one transaction changes.
@@ -123,11 +130,16 @@ func newDeviceAct(s *session, verb, short, example string) *cobra.Command {
 		Long: short + `.
 
 Devices are named by client id or name, or chosen by the filters, of which all must fit. Obsolete devices, and those that are so already, are not
-chosen. Where more than one would change, the command prints them and changes nothing without --yes. Each change is in the trust log, with who and why.`,
+chosen; nor, for an approval, those that a person blocked or rejected: name them. Where more than one would change, the command prints them and changes
+nothing without --yes. Each change is in the trust log, with who and why: --why is needed.`,
 		RunE: s.siteVerb(a.run),
 	}
 	a.choose.add(c, verb != site.ActApprove)
-	c.Flags().StringVar(&a.why, "why", "", "the reason, kept in the trust log")
+	a.wait = &waiter{s: s}
+	if verb == site.ActBlock || verb == site.ActUnblock {
+		a.wait = s.addWait(c)
+	}
+	c.Flags().StringVar(&a.why, "why", "", "the reason, needed; kept with the device and in the trust log")
 	c.Flags().BoolVar(&a.yes, "yes", false, "change more than one device")
 	c.Flags().BoolVar(&a.dryRun, "dry-run", false, "print what would change, and change nothing")
 	if verb == site.ActApprove {
@@ -142,13 +154,20 @@ func (a *deviceAct) run(ctx context.Context, st *site.Site, names []string) (err
 			return usageError{err}
 		}
 	}
+	if err := a.wait.check(); err != nil {
+		return err
+	}
 	filter, any, err := a.choose.read(time.Now())
 	switch {
 	case err != nil:
 		return err
 	case any == (len(names) > 0):
 		return usageError{fmt.Errorf("name devices, or choose them by filters; see `postern device %s --help`", a.act.Verb)}
-	case any:
+	}
+	if err := site.CheckReason(a.why); err != nil && !a.dryRun {
+		return err
+	}
+	if any {
 		return a.chosen(ctx, st, filter)
 	}
 	var devices []chosenDevice
@@ -160,7 +179,7 @@ func (a *deviceAct) run(ctx context.Context, st *site.Site, names []string) (err
 		devices = append(devices, chosen(d))
 	}
 	if len(devices) > 1 && !a.yes || a.dryRun {
-		return a.plan(devices, 0)
+		return a.plan(devices, 0, 0)
 	}
 	return a.execute(ctx, st, devices)
 }
@@ -174,12 +193,12 @@ type chosenDevice struct {
 }
 
 func chosen(d site.Device) chosenDevice {
-	return chosenDevice{d.ClientID, d.Name(), int(d.Approval.Status), d.Approval.Level.String()}
+	return chosenDevice{d.ClientID, d.Name(), int(d.Status()), d.Level().String()}
 }
 
 // chosen acts on what the filter lets through.
 func (a *deviceAct) chosen(ctx context.Context, st *site.Site, filter site.DeviceFilter) error {
-	current, held := false, 0
+	current, held, rejected := false, 0, 0
 	filter.Obsolete = &current
 	var devices []chosenDevice
 	err := st.EachDevice(ctx, filter, func(d site.Device) {
@@ -187,6 +206,8 @@ func (a *deviceAct) chosen(ctx context.Context, st *site.Site, filter site.Devic
 		case !a.changes(d):
 		case a.act.Verb == site.ActApprove && d.Conflict != "":
 			held++
+		case a.act.Verb == site.ActApprove && d.Rejected():
+			rejected++
 		default:
 			devices = append(devices, chosen(d))
 		}
@@ -195,7 +216,7 @@ func (a *deviceAct) chosen(ctx context.Context, st *site.Site, filter site.Devic
 		return err
 	}
 	if a.dryRun || len(devices) > 1 && !a.yes || len(devices) == 0 {
-		return a.plan(devices, held)
+		return a.plan(devices, held, rejected)
 	}
 	return a.execute(ctx, st, devices)
 }
@@ -204,11 +225,13 @@ func (a *deviceAct) chosen(ctx context.Context, st *site.Site, filter site.Devic
 func (a *deviceAct) changes(d site.Device) bool {
 	switch a.act.Verb {
 	case site.ActApprove:
-		return !d.Block.Blocked && d.Approval.Level < a.act.Level
+		return !d.Block.Blocked && d.Level() < a.act.Level
 	case site.ActReject:
 		return d.Approval.Level > proof.LevelKnown || d.Approval.Status != ccm.ApprovalNone
 	case site.ActBlock:
 		return !d.Block.Blocked
+	case site.ActRelease:
+		return d.Quarantined()
 	}
 	return d.Block.Blocked
 }
@@ -218,20 +241,24 @@ const shown = 20
 
 // deviceOutcome is what an act did, or would do, for scripts.
 type deviceOutcome struct {
-	Verb    string         `json:"verb"`
-	Done    bool           `json:"done"`
-	Count   int            `json:"count"`
-	Held    int            `json:"held,omitempty"` // left out, since a conflict waits for them
-	Devices []chosenDevice `json:"devices"`
+	Verb     string         `json:"verb"`
+	Done     bool           `json:"done"`
+	Count    int            `json:"count"`
+	Held     int            `json:"held,omitempty"`     // left out, since a conflict waits for them
+	Rejected int            `json:"rejected,omitempty"` // left out, since a person has rejected each
+	Devices  []chosenDevice `json:"devices"`
 }
 
 // plan prints what would be done. It is an error unless that was all that was asked for.
-func (a *deviceAct) plan(devices []chosenDevice, held int) error {
-	out := deviceOutcome{Verb: a.act.Verb, Count: len(devices), Held: held, Devices: slices.Concat([]chosenDevice{}, devices)}
+func (a *deviceAct) plan(devices []chosenDevice, held, rejected int) error {
+	out := deviceOutcome{Verb: a.act.Verb, Count: len(devices), Held: held, Rejected: rejected, Devices: append([]chosenDevice{}, devices...)}
 	err := a.s.print(out, func(w io.Writer) {
 		fmt.Fprintf(w, "%s would change %d devices.\n", a.act.Verb, len(devices))
 		if held > 0 {
 			fmt.Fprintf(w, "%d more wait for the decision on a conflict (postern conflict list).\n", held)
+		}
+		if rejected > 0 {
+			fmt.Fprintf(w, "%d more were rejected by a person; name them to approve them all the same.\n", rejected)
 		}
 		if len(devices) == 0 {
 			return
@@ -265,7 +292,7 @@ func (a *deviceAct) execute(ctx context.Context, st *site.Site, devices []chosen
 			return fmt.Errorf("after %d of %d devices: %w", out.Count, len(devices), err)
 		}
 		if len(devices) == 1 {
-			return a.s.print(deviceView(changed[0]), func(w io.Writer) { fmt.Fprintln(w, deviceLine(changed[0])) })
+			return a.wait.finish(ctx, st, began, deviceView(changed[0]), func(w io.Writer) { fmt.Fprintln(w, deviceLine(changed[0])) })
 		}
 		for _, d := range changed {
 			out.Devices = append(out.Devices, chosen(d))
@@ -275,7 +302,7 @@ func (a *deviceAct) execute(ctx context.Context, st *site.Site, devices []chosen
 			fmt.Fprintf(a.s.err, "%d of %d\n", out.Count, len(devices))
 		}
 	}
-	return a.s.print(out, func(w io.Writer) {
+	return a.wait.finish(ctx, st, began, out, func(w io.Writer) {
 		for _, d := range out.Devices[:min(shown, len(out.Devices))] {
 			fmt.Fprintf(w, "%s  %s  approval status %d, level %s\n", d.Name, d.ClientID, d.Status, d.Level)
 		}
@@ -319,7 +346,7 @@ func newDeviceList(s *session) *cobra.Command {
 			return s.print(views, func(w io.Writer) {
 				table(w, "NAME\tCLIENT ID\tAPPROVAL\tLEVEL\tLAST SEEN\tSTATE", func(row func(...any)) {
 					for _, d := range devices {
-						row(d.Name(), d.ClientID, int(d.Approval.Status), d.Approval.Level, stamp(d.LastSeen), stateText(d))
+						row(d.Name(), d.ClientID, int(d.Status()), d.Level(), stamp(d.LastSeen), stateText(d))
 					}
 				})
 			})
@@ -361,6 +388,8 @@ func stateText(d site.Device) string {
 		return "OBSOLETE"
 	case d.Conflict != "":
 		return "CONFLICT"
+	case d.Quarantined():
+		return "QUARANTINE"
 	}
 	return "-"
 }
@@ -370,7 +399,7 @@ func deviceLine(d site.Device) string {
 	if text := stateText(d); text != "-" {
 		state = ", " + text
 	}
-	return fmt.Sprintf("%s  %s  approval status %d, level %s%s", d.Name(), d.ClientID, d.Approval.Status, d.Approval.Level, state)
+	return fmt.Sprintf("%s  %s  approval status %d, level %s%s", d.Name(), d.ClientID, d.Status(), d.Level(), state)
 }
 
 // deviceJSON is a device for scripts.
@@ -396,21 +425,33 @@ type deviceJSON struct {
 	Version  string            `json:"version,omitempty"`
 	Created  string            `json:"registered"`
 	LastSeen string            `json:"last_seen"`
+	Accepted string            `json:"last_accepted,omitempty"` // of a device that is refused
+
+	Quarantine    string `json:"quarantined,omitempty"` // since when
+	QuarantineWhy string `json:"quarantined_why,omitempty"`
+	Effective     string `json:"effective_level"` // level, or known at most in quarantine
 }
 
 func deviceView(d site.Device) deviceJSON {
+	quarantined := ""
+	if d.Quarantined() {
+		quarantined = stamp(d.Quarantine.Since)
+	}
 	return deviceJSON{
+		Quarantine: quarantined, QuarantineWhy: d.Quarantine.Why, Effective: d.Level().String(),
 		ClientID: d.ClientID, Name: d.Name(), Key: string(d.Key), Status: int(d.Approval.Status), Level: d.Approval.Level.String(), Method: string(d.Approval.Method),
 		Rule: d.Approval.Rule, Evidence: d.Approval.Evidence, By: d.Approval.By, Why: d.Approval.Why, Blocked: d.Block.Blocked, BlockBy: d.Block.By, BlockWhy: d.Block.Why,
 		Proved: d.Proved, Conflict: d.Conflict, Obsolete: string(d.Obsolete.By), ObsWhy: d.Obsolete.Why,
-		Hardware: d.Record.HardwareID1, Version: d.Record.Version, Created: stamp(d.Created), LastSeen: stamp(d.LastSeen),
+		Hardware: d.Record.HardwareID1, Version: d.Record.Version, Created: stamp(d.Created), LastSeen: stamp(d.LastSeen), Accepted: strings.TrimPrefix(revokedLine(d), "last accepted request at "),
 	}
 }
 
 func newDeviceShow(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "show DEVICE", Short: "Show a device: its record, how it was approved and on what evidence, what happened to it", Args: cobra.ExactArgs(1),
+		Example: "  postern device show LAPTOP-7\n  postern device show GUID:... --json",
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
+			st.Flush(ctx) // what was seen within the last seconds
 			d, err := st.FindDevice(ctx, arguments[0])
 			if err != nil {
 				return err
@@ -429,10 +470,22 @@ func newDeviceShow(s *session) *cobra.Command {
 	}
 }
 
+// revokedLine says of a device that is refused when its last request was accepted; "" of others.
+func revokedLine(d site.Device) string {
+	if !d.Blocked() {
+		return ""
+	}
+	return "last accepted request at " + stamp(d.LastSeen)
+}
+
 func showDevice(w io.Writer, d site.Device, events []site.Event) {
+	width := len("approval status")
+	for name := range d.Approval.Evidence {
+		width = max(width, len("  "+name))
+	}
 	line := func(name string, value any) {
 		if text := fmt.Sprint(value); text != "" {
-			fmt.Fprintf(w, "%-18s %s\n", name, text)
+			fmt.Fprintf(w, "%-*s %s\n", width, name, text)
 		}
 	}
 	line("name", d.Name())
@@ -451,8 +504,11 @@ func showDevice(w io.Writer, d site.Device, events []site.Event) {
 	if d.Conflict != "" {
 		line("CONFLICT", d.Conflict+" waits (postern conflict show "+d.Conflict+")")
 	}
-	if d.Block.Blocked {
-		line("blocked", fmt.Sprintf("by %s at %s: %s", d.Block.By, stamp(d.Block.At), d.Block.Why))
+	if d.Block.By != "" {
+		line(map[bool]string{true: "blocked", false: "unblocked"}[d.Block.Blocked], fmt.Sprintf("by %s at %s: %s", d.Block.By, stamp(d.Block.At), d.Block.Why))
+	}
+	if d.Quarantined() {
+		line("QUARANTINE", fmt.Sprintf("since %s: %s; level %s until it is lifted", stamp(d.Quarantine.Since), d.Quarantine.Why, d.Level()))
 	}
 	line("NetBIOS name", d.Record.NetbiosName)
 	line("FQDN", d.Record.FQDName)
@@ -462,6 +518,7 @@ func showDevice(w io.Writer, d site.Device, events []site.Event) {
 	line("encryption", d.Record.EncThumbprint)
 	line("registered", stamp(d.Created))
 	line("last seen", stamp(d.LastSeen))
+	line("revoked", revokedLine(d))
 	if len(events) == 0 {
 		return
 	}

@@ -47,6 +47,9 @@ KRB5CCNAME or the user's cache in /tmp. Exit status 1 when something fails; warn
 			if seat != "" && options.Seat != kerberos.Client && options.Seat != kerberos.Server {
 				return usageError{fmt.Errorf("--seat is client or server, not %q", seat)}
 			}
+			if options.Timeout <= 0 {
+				return usageError{fmt.Errorf("--timeout is %s; each answer needs some time", options.Timeout)}
+			}
 			if err := fillKerberosFiles(&options, s.config); err != nil {
 				return err
 			}

@@ -28,6 +28,7 @@ Stories:
 ` + storiesHelp(),
 		Example: `  postern lab                       stays up and prints what to try next
   postern lab --once                ends after the story; exit status 0 when every step went well
+  postern lab --story life          one device from its first day to its return after a year
   postern lab --json | jq .ok       the same as one JSON document
   postern lab --dir lab             keeps its data and logs in a folder`,
 		Args: cobra.NoArgs,
@@ -56,9 +57,11 @@ func storiesHelp() string {
 
 // labReport is the JSON form of a story.
 type labReport struct {
-	OK    bool       `json:"ok"`
-	Story string     `json:"story"`
-	Steps []lab.Step `json:"steps"`
+	OK    bool         `json:"ok"`
+	Story string       `json:"story"`
+	Steps []lab.Step   `json:"steps"`
+	Code  catalog.Code `json:"code,omitempty"` // of what ended it before its end
+	Error string       `json:"error,omitempty"`
 }
 
 func (s *session) lab(ctx context.Context, story lab.Story, dir string, once bool) error {
@@ -106,7 +109,13 @@ func (s *session) lab(ctx context.Context, story lab.Story, dir string, once boo
 }
 
 func (s *session) labJSON(story lab.Story, l *lab.Lab, failed error) error {
-	result := labReport{OK: failed == nil && l.FailedSteps() == 0, Story: story.Name, Steps: l.Steps()}
+	result := labReport{Story: story.Name, Steps: []lab.Step{}}
+	if l != nil { // what the story needs beside the hierarchy did start
+		result.OK, result.Steps = failed == nil && l.FailedSteps() == 0, l.Steps()
+	}
+	if failed != nil {
+		result.Code, result.Error = catalog.CodeOf(failed), failed.Error()
+	}
 	if err := json.NewEncoder(s.out).Encode(result); err != nil {
 		return err
 	}
@@ -156,6 +165,10 @@ func (s *session) labLine() func(lab.Step) {
 
 // labNext prints what is up and what to try.
 func (s *session) labNext(l *lab.Lab) {
+	if l.Ahead() > 0 {
+		s.labNextMoved(l)
+		return
+	}
 	if l.Gateway == nil {
 		s.labNextInside(l)
 		return
@@ -190,21 +203,26 @@ Ctrl-C stops it.
 
 // labNextInside is the same for a lab inside a domain.
 func (s *session) labNextInside(l *lab.Lab) {
+	kerberos, client, server := l.Checks()
 	fmt.Fprintf(s.out, `
 The lab is up.
   management point  https://%s  and, in plain HTTP, http://%s
   logs              %s
 
 To try, in another terminal:
-  export POSTERN_CONFIG=%s
+  export POSTERN_CONFIG=%s KRB5_CONFIG=%s
   %s device list
   # the evidence of the approval
   %s device show WK02-020-51W
+  # the way of a ticket step by step, from the computer's seat and from the management point's
+  %s kerberos check %s
+  %s kerberos check %s
   # no further realm is trusted: the next registration of its computers is refused and says why
   %s site set approval.trusted-realms ""
 
 Ctrl-C stops it.
-`, l.ManagementPoint.Addresses["https"], l.ManagementPoint.Addresses["http"], filepath.Join(l.Dir, "*", "logs"), filepath.Join(l.Dir, "site", "mp.yaml"), self(), self(), self())
+`, l.ManagementPoint.Addresses["https"], l.ManagementPoint.Addresses["http"], filepath.Join(l.Dir, "*", "logs"), filepath.Join(l.Dir, "site", "mp.yaml"), kerberos,
+		self(), self(), self(), client, self(), server, self())
 }
 
 // self is how this program was started, for commands that a person can paste.

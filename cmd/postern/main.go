@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"postern/catalog"
+	"postern/diag"
 )
 
 // Exit codes of every command.
@@ -23,10 +24,12 @@ const (
 	exitFailed  = 1 // it was tried and did not succeed
 	exitUsage   = 2 // the command line was not understood
 	exitMissing = 3 // the machine lacks something that can be installed
+
+	exitUnconfirmed = 4 // it was done, and some gateway has not confirmed it in time
 )
 
 func main() {
-	os.Exit(Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(Main(calledAs(os.Args[0], os.Args[1:]), os.Stdin, os.Stdout, os.Stderr))
 }
 
 // Main runs one command line and returns its exit code.
@@ -38,12 +41,17 @@ func Main(arguments []string, in io.Reader, out, errOut io.Writer) int {
 
 // run runs one command line in a session.
 func run(ctx context.Context, s *session, arguments []string) int {
+	arguments, err := fromBulkTool(arguments)
+	if err != nil {
+		report(s.err, err)
+		return exitUsage
+	}
 	root := newRoot(s)
 	root.SetArgs(arguments)
 	root.SetIn(s.in)
 	root.SetOut(s.out)
 	root.SetErr(s.err)
-	err := root.ExecuteContext(ctx)
+	err = root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
 	}
@@ -68,25 +76,42 @@ type usageError struct{ error }
 
 func isUsage(err error) bool {
 	var usage usageError
-	return errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command")
+	return errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") || strings.HasPrefix(err.Error(), "required flag(s)")
 }
 
-// report prints an error for a person: what happened, then what to do about it, then the code to look up.
+// judgeArguments marks the refusals of a command's arguments, and of those below it, as usage errors that say where help is.
+func judgeArguments(c *cobra.Command) {
+	if judge := c.Args; judge != nil {
+		c.Args = func(c *cobra.Command, arguments []string) error {
+			err := judge(c, arguments)
+			if err == nil || isUsage(err) && !strings.HasPrefix(err.Error(), "unknown command") {
+				return err
+			}
+			return usageError{fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())}
+		}
+	}
+	for _, below := range c.Commands() {
+		judgeArguments(below)
+	}
+}
+
+// report prints an error for a person: what happened, then what to do about it, then the code to look up. A peer may have had a part in the
+// words, so nothing in them reaches the terminal but text.
 func report(w io.Writer, err error) {
 	code := catalog.CodeOf(err)
 	entry, known := catalog.Lookup(code)
 	if !known {
-		fmt.Fprintf(w, "postern: %v\n", err)
+		fmt.Fprintf(w, "postern: %s\n", lines(err.Error(), "  "))
 		return
 	}
 	var coded *catalog.Error
 	errors.As(err, &coded)
 	fmt.Fprintf(w, "postern: %s: %s\n", code, entry.Title)
 	if coded.Detail != "" {
-		fmt.Fprintf(w, "  %s\n", coded.Detail)
+		fmt.Fprintf(w, "  %s\n", lines(coded.Detail, "  "))
 	}
 	if coded.Err != nil {
-		fmt.Fprintf(w, "  (%v)\n", coded.Err)
+		fmt.Fprintf(w, "  (%s)\n", lines(coded.Err.Error(), "   "))
 	}
 	for i, step := range entry.Remedy {
 		lead := "  do: "
@@ -95,6 +120,15 @@ func report(w io.Writer, err error) {
 		}
 		fmt.Fprintf(w, "%s%s\n", lead, strings.Join(strings.Fields(step), " "))
 	}
+}
+
+// lines keeps the line breaks of a text, with the lead before all lines but the first, and shows its other control characters.
+func lines(text, lead string) string {
+	split := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	for i := range split {
+		split[i] = diag.Printable(split[i])
+	}
+	return strings.Join(split, "\n"+lead)
 }
 
 // newRoot builds the command tree.
@@ -116,8 +150,9 @@ Independent of Microsoft.`,
 		return usageError{fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())}
 	})
 	root.AddCommand(
-		newLab(s), newServe(s), newSite(s), newGateway(s), newConnector(s), newToken(s), newTenant(s), newAuthority(s), newDevice(s), newConflict(s), newPolicy(s), newClient(s),
-		newStatus(s), newLog(s), newRoutes(s), newDoctor(s), newKerberos(s), newBackup(s), newRestore(s), newExplain(s), newExplainCode(s), newVersion(s),
+		newLab(s), newSwarm(s), newServe(s), newSite(s), newGateway(s), newConnector(s), newToken(s), newTenant(s), newAuthority(s), newDevice(s), newConflict(s), newRevocation(s), newPolicy(s), newAudit(s), newKey(s), newClient(s),
+		newStatus(s), newLog(s), newRoutes(s), newDoctor(s), newSupportBundle(s), newKerberos(s), newAnalyze(s), newPreflight(s), newBackup(s), newRestore(s), newExplain(s), newExplainCode(s), newVersion(s),
 	)
+	judgeArguments(root)
 	return root
 }

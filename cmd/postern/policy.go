@@ -119,6 +119,7 @@ func policyView(p site.Policy) map[string]any {
 func newPolicyList(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List policy documents; their content is never shown", Args: cobra.NoArgs,
+		Example: "  postern policy list",
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, _ []string) error {
 			policies, err := st.Policies(ctx)
 			if err != nil {
@@ -164,6 +165,7 @@ func or(value, otherwise string) string {
 func newPolicyRemove(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "remove ID", Short: "Remove all versions of a policy document", Args: cobra.ExactArgs(1),
+		Example: "  postern policy remove \"{c6fe32fb-7e9c-4776-abe3-2a6d107447f1}\"",
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
 			if err := st.RemovePolicy(ctx, arguments[0], s.actor); err != nil {
 				return err

@@ -26,7 +26,8 @@ type routeView struct {
 func newRoutes(s *session) *cobra.Command {
 	c := &cobra.Command{
 		Use: "routes", Short: "Print every address of gateway and management point with the proofs that it accepts", Args: cobra.NoArgs,
-		Long: "Prints the very tables by which requests are admitted. What is not in them is refused, and no setting elsewhere adds a proof.",
+		Example: "  postern routes\n  postern routes --json | jq -r '.[] | select(.role == \"gateway\") | .path'",
+		Long:    "Prints the very tables by which requests are admitted. What is not in them is refused, and no setting elsewhere adds a proof.",
 		RunE: func(*cobra.Command, []string) error {
 			views := routeViews()
 			return s.print(views, func(w io.Writer) {

@@ -169,6 +169,7 @@ func newLog(s *session) *cobra.Command {
 	}
 	metrics := &cobra.Command{
 		Use: "metrics --config FILE", Short: "Print the metrics of a running role (Prometheus text)", Args: cobra.NoArgs,
+		Example: "  postern log metrics --config gateway/gateway.yaml | grep refused",
 		RunE: func(c *cobra.Command, _ []string) error {
 			door, _, err := s.door()
 			if err != nil {
@@ -234,7 +235,11 @@ func (s *session) takeBackup(ctx context.Context, path string) error {
 func newRestore(s *session) *cobra.Command {
 	return addSiteFlags(s, &cobra.Command{
 		Use: "restore FILE", Short: "Put a backup in the place of the store; the store that is there is kept beside it", Args: cobra.ExactArgs(1),
-		Long: "The management point must be stopped. What was blocked or changed after the backup was taken is not in it; the command says how old it is.",
+		Long: `The management point must be stopped. What was changed after the backup was taken is not in it; the command says how old it is.
+
+What was revoked after the backup was taken stays revoked: the management point keeps it in revocations.log in its state folder, and the command applies it
+again and prints it. What was unblocked since is blocked again, as it is in the backup.`,
+		Example: "  postern restore /var/backups/site-2026-11-22.db --config site/mp.yaml",
 		RunE: func(c *cobra.Command, arguments []string) error {
 			path, err := s.findConfig()
 			if err != nil {
@@ -252,13 +257,34 @@ func newRestore(s *session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := s.direct(c.Context(), config, func(st *site.Site) error { return st.Restored(c.Context(), s.actor) }); err != nil {
+			var again []site.Revoked
+			var problems []error
+			if err := s.direct(c.Context(), config, func(st *site.Site) error {
+				again, problems = st.AppliedAgain(), st.RevocationProblems()
+				return noteRestore(c.Context(), st, config, s.actor)
+			}); err != nil {
+				fmt.Fprintf(s.err, "The backup is in place, and the site does not open with it. The store before it is %s.\n", or(kept, "none"))
 				return err
 			}
-			return s.print(map[string]string{"restored": config.Store, "kept": kept}, func(w io.Writer) {
+			for _, problem := range problems {
+				report(s.err, problem)
+			}
+			return s.print(map[string]any{"restored": config.Store, "kept": kept, "applied_again": append([]site.Revoked{}, again...)}, func(w io.Writer) {
 				fmt.Fprintf(w, "Restored %s, as it was at %s.\nThe store before it is %s.\n", config.Store, stamp(info.ModTime()), or(kept, "none"))
-				fmt.Fprintln(w, "Blocks made since are not in it: look at postern device list --blocked and postern token list.")
+				showAgain(w, config, again)
 			})
 		},
 	})
+}
+
+// noteRestore puts the restore into the trust log and a signed checkpoint beside it, so that the checkpoints of what was there before are no alarm.
+func noteRestore(ctx context.Context, st *site.Site, config role.Config, by string) error {
+	if err := st.Restored(ctx, by); err != nil {
+		return err
+	}
+	signed, _, err := st.CheckpointAfterRestore(ctx)
+	if err != nil {
+		return err
+	}
+	return role.AppendCheckpoint(role.CheckpointFile(config), signed)
 }

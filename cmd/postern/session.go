@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"postern/catalog"
+	"postern/diag"
 	"postern/internal/role"
 	"postern/site"
 )
@@ -32,6 +33,7 @@ type session struct {
 	backup   func(ctx context.Context, path string) error
 	config   string // --config
 	asJSON   bool   // --json
+	alone    bool   // the store is open in this process only: no management point runs with it
 }
 
 // configPaths are where a management point's configuration is looked for when --config is not given.
@@ -111,7 +113,7 @@ func (s *session) direct(ctx context.Context, config role.Config, act func(*site
 		return err
 	}
 	defer opened.Close()
-	s.held = opened
+	s.held, s.alone = opened, !role.SharedStore(config)
 	defer func() { s.held = nil }()
 	if err := act(opened.Site); err != nil {
 		return err
@@ -180,7 +182,7 @@ func (s *session) print(v any, text func(w io.Writer)) error {
 	return encoder.Encode(v)
 }
 
-// table writes aligned columns.
+// table writes aligned columns. Some cells are what devices say of themselves.
 func table(w io.Writer, header string, rows func(row func(cells ...any))) {
 	t := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(t, header)
@@ -189,7 +191,7 @@ func table(w io.Writer, header string, rows func(row func(cells ...any))) {
 			if i > 0 {
 				fmt.Fprint(t, "\t")
 			}
-			fmt.Fprint(t, cell)
+			fmt.Fprint(t, diag.Printable(fmt.Sprint(cell)))
 		}
 		fmt.Fprintln(t)
 	})

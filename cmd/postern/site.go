@@ -11,7 +11,6 @@ import (
 
 	"postern/internal/role"
 	"postern/site"
-	"postern/token"
 )
 
 // addSiteFlags gives a command the flags of every act on a site.
@@ -30,7 +29,7 @@ func group(use, short string, members ...*cobra.Command) *cobra.Command {
 
 func newSite(s *session) *cobra.Command {
 	return addSiteFlags(s, group("site", "A site: make one, list its gateways and connectors, rotate its keys",
-		newSiteInit(s), newSiteShow(s), newSiteGateway(s), newSiteConnector(s), newSiteKey(s), newSiteSet(s)))
+		newSiteInit(s), newSiteShow(s), newSiteGateway(s), newSiteConnector(s), keyGroup(s), newSiteSet(s)))
 }
 
 func newSiteInit(s *session) *cobra.Command {
@@ -85,6 +84,7 @@ type siteView struct {
 func newSiteShow(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "show", Short: "Show the site: code, root, settings, management points", Args: cobra.NoArgs,
+		Example: "  postern site show\n  postern site show --json | jq -r .site_root",
 		RunE: s.siteVerb(func(_ context.Context, st *site.Site, _ []string) error {
 			settings := st.Settings()
 			view := siteView{string(st.SiteCode()), st.Hierarchy(), st.RootPin(), st.Epoch(), string(settings.ApprovalAt(time.Now())), settingValues(settings), settings.LegacyKeys, settings.AES256, st.ManagementPoints()}
@@ -142,6 +142,7 @@ func newSiteGateway(s *session) *cobra.Command {
 	}
 	list := &cobra.Command{
 		Use: "list", Short: "List gateways and what each has acknowledged", Args: cobra.NoArgs,
+		Example: "  postern site gateway list",
 		RunE: s.siteVerb(func(_ context.Context, st *site.Site, _ []string) error {
 			gateways, epoch := st.Gateways(), st.Epoch()
 			return s.print(gateways, func(w io.Writer) {
@@ -155,6 +156,7 @@ func newSiteGateway(s *session) *cobra.Command {
 	}
 	remove := &cobra.Command{
 		Use: "remove NAME", Short: "Take a gateway off the list", Args: cobra.ExactArgs(1),
+		Example: "  postern site gateway remove gw.example.net",
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
 			if err := st.RemoveGateway(ctx, arguments[0], s.actor); err != nil {
 				return err
@@ -184,6 +186,7 @@ func newSiteConnector(s *session) *cobra.Command {
 	}
 	list := &cobra.Command{
 		Use: "list", Short: "List connectors and their certificates", Args: cobra.NoArgs,
+		Example: "  postern site connector list",
 		RunE: s.siteVerb(func(_ context.Context, st *site.Site, _ []string) error {
 			connectors := st.Connectors()
 			return s.print(connectors, func(w io.Writer) {
@@ -196,16 +199,24 @@ func newSiteConnector(s *session) *cobra.Command {
 		}),
 	}
 	block := func(verb string, blocked bool) *cobra.Command {
-		return &cobra.Command{
-			Long: "A blocked connector is dropped by every gateway and refused by the management point. A gateway that it was the last way to does not hear of an\nunblocking: join a new connector there.",
-			Use:  verb + " NAME", Short: strings.ToUpper(verb[:1]) + verb[1:] + " a connector at every gateway and management point", Args: cobra.ExactArgs(1),
+		var wait *waiter
+		c := &cobra.Command{
+			Long:    "A blocked connector is dropped by every gateway and refused by the management point. A gateway that it was the last way to does not hear of an\nunblocking: join a new connector there.",
+			Example: "  postern site connector " + verb + " dc1",
+			Use:     verb + " NAME", Short: strings.ToUpper(verb[:1]) + verb[1:] + " a connector at every gateway and management point", Args: cobra.ExactArgs(1),
 			RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
+				if err := wait.check(); err != nil {
+					return err
+				}
+				began := time.Now()
 				if err := st.BlockConnector(ctx, arguments[0], blocked, s.actor); err != nil {
 					return err
 				}
-				return s.print(map[string]any{"name": arguments[0], "blocked": blocked}, func(w io.Writer) { fmt.Fprintf(w, "Connector %s: blocked %v.\n", arguments[0], blocked) })
+				return wait.finish(ctx, st, began, map[string]any{"name": arguments[0], "blocked": blocked}, func(w io.Writer) { fmt.Fprintf(w, "Connector %s: blocked %v.\n", arguments[0], blocked) })
 			}),
 		}
+		wait = s.addWait(c)
+		return c
 	}
 	return group("connector", "Connectors that belong to the site", invite, list, block("block", true), block("unblock", false))
 }
@@ -216,41 +227,6 @@ func addressOf(st *site.Site) string {
 		return points[0].InternalURL
 	}
 	return "https://MANAGEMENT-POINT"
-}
-
-func newSiteKey(s *session) *cobra.Command {
-	list := &cobra.Command{
-		Use: "list", Short: "List the site's keys; private halves are never shown", Args: cobra.NoArgs,
-		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, _ []string) error {
-			records, err := st.SigningKeys(ctx)
-			if err != nil {
-				return err
-			}
-			for i := range records {
-				records[i].Private = nil
-			}
-			return s.print(records, func(w io.Writer) {
-				table(w, "PURPOSE\tSTATE\tALGORITHM\tENDS\tID", func(row func(...any)) {
-					for _, k := range records {
-						row(k.Purpose, k.State, k.Algorithm, stamp(k.NotAfter), k.ID)
-					}
-				})
-			})
-		}),
-	}
-	rotate := &cobra.Command{
-		Use: "rotate bulk|ccm|self-prove", Short: "Make a new key for one kind of token; tokens signed by the old one stay good until they end", Args: cobra.ExactArgs(1),
-		ValidArgs: []string{string(token.KindBulk), string(token.KindCCM), string(token.KindSelfProve)},
-		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
-			record, err := st.RotateKey(ctx, token.Kind(arguments[0]), s.actor)
-			if err != nil {
-				return err
-			}
-			record.Private = nil
-			return s.print(record, func(w io.Writer) { fmt.Fprintf(w, "New %s key %s signs from now on.\n", arguments[0], record.ID) })
-		}),
-	}
-	return group("key", "The site's signing keys", list, rotate)
 }
 
 func newSiteSet(s *session) *cobra.Command {
@@ -271,7 +247,7 @@ func newSiteSet(s *session) *cobra.Command {
 func settingsHelp() string {
 	var b strings.Builder
 	for _, setting := range site.SettingNames() {
-		fmt.Fprintf(&b, "  %-26s %s\n", setting.Name, setting.Meaning)
+		fmt.Fprintf(&b, "  %-28s %s\n", setting.Name, setting.Meaning)
 	}
 	return b.String()
 }

@@ -46,7 +46,7 @@ func newStatus(s *session) *cobra.Command {
 
 func newVersion(s *session) *cobra.Command {
 	return &cobra.Command{
-		Use: "version", Short: "Print the version of this program", Args: cobra.NoArgs,
+		Use: "version", Short: "Print the version of this program", Args: cobra.NoArgs, Example: "  postern version",
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintln(s.out, "postern", version())
 			return err

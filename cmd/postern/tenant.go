@@ -104,6 +104,7 @@ func keyNames(keys json.RawMessage) []string {
 func newTenantList(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List tenants: issuers, audiences, and how fresh their keys are", Args: cobra.NoArgs,
+		Example: "  postern tenant list\n  postern tenant list --json | jq -r '.[] | select(.fetch_error) | .id'",
 		RunE: s.siteVerb(func(_ context.Context, st *site.Site, _ []string) error {
 			views := []tenantJSON{}
 			for _, t := range st.Onboarded() {
@@ -161,32 +162,46 @@ func shortened(names []string) string {
 
 func newTenantEnable(s *session, verb string, enabled bool) *cobra.Command {
 	var why string
+	var wait *waiter
 	c := &cobra.Command{
 		Use: verb + " ID", Short: map[bool]string{true: "Let a tenant's tokens in again", false: "Keep a tenant's tokens out, at once and everywhere"}[enabled], Args: cobra.ExactArgs(1),
-		Long: "A disabled tenant stays onboarded. Its tokens are refused, and so are the site's own tokens that came by it, at gateways with the next line of the\nstate. Devices keep their record and may prove themselves in other ways.",
+		Example: "  postern tenant " + verb + " 2ca9a796-a1a6-43ec-88f1-5935b32155c5 --why \"merger\"",
+		Long:    "A disabled tenant stays onboarded. Its tokens are refused, and so are the site's own tokens that came by it, at gateways with the next line of the\nstate. Devices keep their record and may prove themselves in other ways.",
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
+			if err := wait.check(); err != nil {
+				return err
+			}
+			began := time.Now()
 			if err := st.EnableTenant(ctx, arguments[0], enabled, s.actor, why); err != nil {
 				return err
 			}
-			return s.print(map[string]any{"id": arguments[0], "disabled": !enabled}, func(w io.Writer) { fmt.Fprintf(w, "Tenant %s is %sd.\n", arguments[0], verb) })
+			return wait.finish(ctx, st, began, map[string]any{"id": arguments[0], "disabled": !enabled}, func(w io.Writer) { fmt.Fprintf(w, "Tenant %s is %sd.\n", arguments[0], verb) })
 		}),
 	}
+	wait = s.addWait(c)
 	c.Flags().StringVar(&why, "why", "", "the reason, kept in the trust log")
 	return c
 }
 
 func newTenantRemove(s *session) *cobra.Command {
 	var why string
+	var wait *waiter
 	c := &cobra.Command{
 		Use: "remove ID --why TEXT", Short: "Take a tenant away, with its keys", Args: cobra.ExactArgs(1),
-		Long: "Removes a tenant. Its tokens, and the site's own tokens that came by it, are refused from now on. Devices keep their record.",
+		Long:    "Removes a tenant. Its tokens, and the site's own tokens that came by it, are refused from now on. Devices keep their record.",
+		Example: "  postern tenant remove corp --why \"sold\"",
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
+			if err := wait.check(); err != nil {
+				return err
+			}
+			began := time.Now()
 			if err := st.RemoveTenant(ctx, arguments[0], s.actor, why); err != nil {
 				return err
 			}
-			return s.print(map[string]string{"removed": arguments[0]}, func(w io.Writer) { fmt.Fprintf(w, "Tenant %s is removed.\n", arguments[0]) })
+			return wait.finish(ctx, st, began, map[string]string{"removed": arguments[0]}, func(w io.Writer) { fmt.Fprintf(w, "Tenant %s is removed.\n", arguments[0]) })
 		}),
 	}
+	wait = s.addWait(c)
 	c.Flags().StringVar(&why, "why", "", "the reason, kept in the trust log")
 	c.MarkFlagRequired("why")
 	return c

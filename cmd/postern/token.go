@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -15,12 +16,18 @@ import (
 )
 
 func newToken(s *session) *cobra.Command {
-	return addSiteFlags(s, group("token", "Bulk registration tokens", newTokenNew(s), newTokenList(s), newTokenBlock(s, "block", true), newTokenBlock(s, "unblock", false)))
+	c := group("token", "Bulk registration tokens", newTokenNew(s), newTokenList(s), newTokenShow(s), newTokenBlock(s, "block", true), newTokenBlock(s, "unblock", false))
+	c.Long = `Bulk registration tokens: whoever holds one may enrol devices until it ends, is used up or is blocked.
+
+The options of BulkRegistrationTokenTool.exe are understood: /new, /lifetime MINUTES with it, /list, /? - in any case of letters.`
+	c.Example = "  postern token new --uses 20\n  postern token /new /lifetime 60\n  postern token list"
+	return addSiteFlags(s, c)
 }
 
 func newTokenNew(s *session) *cobra.Command {
 	var minutes, uses int
-	var label string
+	var label, pattern string
+	var networks []string
 	c := &cobra.Command{
 		Use:   "new",
 		Short: "Make a bulk registration token; it is shown once and kept nowhere",
@@ -29,10 +36,11 @@ func newTokenNew(s *session) *cobra.Command {
 The token alone goes to standard output, everything else to standard error, so that
 "postern token new > token" keeps it from the screen.`,
 		Example: `  postern token new > token
-  postern token new --uses 20 --lifetime 600 --label "Dublin laptops" > token`,
+  postern token new --uses 20 --lifetime 600 --label "Dublin laptops" > token
+  postern token new --network 192.0.2.0/24 --network 2001:db8::/32 --name-pattern 'WK*' > token`,
 		Args: cobra.NoArgs,
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, _ []string) error {
-			raw, kept, err := st.NewBulkToken(ctx, site.NewBulk{Lifetime: time.Duration(minutes) * time.Minute, MaxUses: uses, Label: label, By: s.actor})
+			raw, kept, err := st.NewBulkToken(ctx, site.NewBulk{Lifetime: time.Duration(minutes) * time.Minute, MaxUses: uses, Label: label, By: s.actor, Networks: networks, NamePattern: pattern})
 			if err != nil {
 				return err
 			}
@@ -40,6 +48,7 @@ The token alone goes to standard output, everything else to standard error, so t
 			return s.print(answer, func(w io.Writer) {
 				fmt.Fprintln(w, raw)
 				fmt.Fprintf(s.err, "Bulk registration token %s\n  good until  %s\n  devices     %s\n", kept.ID, stamp(kept.Expires), usesText(kept))
+				writeLimits(s.err, kept)
 				fmt.Fprintf(s.err, "  enrol with  %s\n", enrolLine(st))
 			})
 		}),
@@ -47,6 +56,8 @@ The token alone goes to standard output, everything else to standard error, so t
 	c.Flags().IntVar(&minutes, "lifetime", int(site.BulkLifetime.Minutes()), fmt.Sprintf("life in minutes, at most %d", int(site.BulkMaxLifetime.Minutes())))
 	c.Flags().IntVar(&uses, "uses", 0, "number of devices that may use it, 0 for any number")
 	c.Flags().StringVar(&label, "label", "", "a note to find it by")
+	c.Flags().StringArrayVar(&networks, "network", nil, "only from this network (192.0.2.0/24) or address, as the gateway sees the device; may be repeated")
+	c.Flags().StringVar(&pattern, "name-pattern", "", "only for computers whose name fits: WK* for the NetBIOS name, *.corp.example for the DNS name; * is any text, ? any character")
 	return c
 }
 
@@ -119,19 +130,107 @@ func (s *session) printUses(ctx context.Context, st *site.Site, id string) error
 	})
 }
 
-func newTokenBlock(s *session, verb string, blocked bool) *cobra.Command {
-	return &cobra.Command{
-		Use: verb + " ID", Short: strings.ToUpper(verb[:1]) + verb[1:] + " a bulk registration token; devices that registered with it stay", Args: cobra.ExactArgs(1),
+// writeLimits tells where a token may be used and by computers of which names, when it is not everywhere and all.
+func writeLimits(w io.Writer, t site.BulkToken) {
+	for _, network := range t.Networks {
+		fmt.Fprintf(w, "  only from   %s\n", network)
+	}
+	if t.NamePattern != "" {
+		fmt.Fprintf(w, "  only for    computers named %s\n", t.NamePattern)
+	}
+}
+
+// tokenView is `postern token show` for scripts.
+type tokenView struct {
+	site.BulkToken
+	State string    `json:"state"`
+	Used  []useView `json:"used"`
+}
+
+// useView is one use, with what the device that came by it is called now.
+type useView struct {
+	site.TokenUse
+	Name string `json:"name"` // "" while the device has not registered
+}
+
+func newTokenShow(s *session) *cobra.Command {
+	var limit int
+	c := &cobra.Command{
+		Use: "show ID", Short: "Show a bulk registration token: its limits, and which devices used it last", Args: cobra.ExactArgs(1),
+		Example: "  postern token show ea2fc510-a3be-4cef-90b0-2a0515c4e40c\n  postern token show ea2fc510-a3be-4cef-90b0-2a0515c4e40c --limit 500 --json",
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
+			if limit < 1 || limit > maxListed {
+				return usageError{fmt.Errorf("--limit %d: want 1 to %d", limit, maxListed)}
+			}
+			view, err := viewToken(ctx, st, strings.ToLower(arguments[0]), limit)
+			if err != nil {
+				return err
+			}
+			return s.print(view, func(w io.Writer) {
+				fmt.Fprintf(w, "Bulk registration token %s, %s\n  label       %s\n  made        %s by %s\n  good until  %s\n  devices     %s\n",
+					view.ID, view.State, orDash(view.Label), stamp(view.Created), view.CreatedBy, stamp(view.Expires), usesText(view.BulkToken))
+				writeLimits(w, view.BulkToken)
+				if len(view.Used) == 0 {
+					return
+				}
+				fmt.Fprintln(w)
+				table(w, "FIRST USED\tDEVICE\tNAME\tFROM\tKEY", func(row func(...any)) {
+					for _, u := range view.Used {
+						row(stamp(u.At), u.ClientID, or(u.Name, "(not registered)"), u.Address, u.Key)
+					}
+				})
+			})
+		}),
+	}
+	c.Flags().IntVar(&limit, "limit", 20, "how many uses, the newest first")
+	return c
+}
+
+func viewToken(ctx context.Context, st *site.Site, id string, limit int) (view tokenView, err error) {
+	if view.BulkToken, err = st.BulkToken(ctx, id); err != nil {
+		return view, err
+	}
+	view.State = tokenState(view.BulkToken, time.Now())
+	uses, err := st.TokenUses(ctx, id, limit)
+	if err != nil {
+		return view, err
+	}
+	view.Used = make([]useView, 0, len(uses))
+	for _, use := range uses {
+		device, err := st.DeviceByKey(ctx, use.Key)
+		if err != nil && !errors.Is(err, site.ErrNotFound) {
+			return view, err
+		}
+		one := useView{TokenUse: use}
+		if err == nil {
+			one.ClientID, one.Name = device.ClientID, device.Name()
+		}
+		view.Used = append(view.Used, one)
+	}
+	return view, nil
+}
+
+func newTokenBlock(s *session, verb string, blocked bool) *cobra.Command {
+	var wait *waiter
+	c := &cobra.Command{
+		Use: verb + " ID", Short: strings.ToUpper(verb[:1]) + verb[1:] + " a bulk registration token; devices that registered with it stay", Args: cobra.ExactArgs(1),
+		Example: "  postern token " + verb + " ea2fc510-a3be-4cef-90b0-2a0515c4e40c --wait",
+		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
+			if err := wait.check(); err != nil {
+				return err
+			}
+			began := time.Now()
 			t, err := st.BlockBulkToken(ctx, strings.ToLower(arguments[0]), blocked, s.actor)
 			if err != nil {
 				return err
 			}
-			return s.print(t, func(w io.Writer) {
+			return wait.finish(ctx, st, began, t, func(w io.Writer) {
 				fmt.Fprintf(w, "Bulk registration token %s is %s.\n", t.ID, tokenState(t, time.Now()))
 			})
 		}),
 	}
+	wait = s.addWait(c)
+	return c
 }
 
 // newExplainCode prints one entry of the failure catalogue.

@@ -188,11 +188,10 @@ func (l *Lab) tellStranger(ctx context.Context) error {
 		}
 		join.TenantID = "00000000-0000-4000-8000-00000000dead"
 		err = l.quietly(func() error { return l.enrolJoined(ctx, "STRANGER", join) })
-		code := catalog.CodeOf(err)
-		if code == "" {
-			return "", catalog.Errorf(catalog.InternalError, "a tenant that is not onboarded got in: %v", err)
+		if code := catalog.CodeOf(err); code != catalog.ClientTenantUnknown {
+			return "", catalog.Errorf(catalog.InternalError, "a device of a tenant that is not onboarded met %v, want %s", err, catalog.ClientTenantUnknown)
 		}
-		return fmt.Sprintf("of another tenant is refused (%s): AADAuthInfo tells nothing of tenants that are not onboarded", code), nil
+		return fmt.Sprintf("of another tenant is refused (%s): AADAuthInfo tells nothing of tenants that are not onboarded", catalog.ClientTenantUnknown), nil
 	})
 }
 

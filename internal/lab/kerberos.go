@@ -79,6 +79,14 @@ func (l *Lab) insideURL() string {
 	return "https://" + net.JoinHostPort(l.realms.Host("mp"), portOf(l.ManagementPoint.Addresses["https"]))
 }
 
+// Checks are arguments of `postern kerberos check`, and the KRB5_CONFIG that goes with them, for the lab's computer and for its management point.
+// The lab's names are in no DNS.
+func (l *Lab) Checks() (configuration, client, server string) {
+	server = fmt.Sprintf("--seat server --keytab %s --server %s --address 127.0.0.1 --ldap none", l.realms.MPKeytab(), l.realms.Host("mp"))
+	client = fmt.Sprintf("--keytab %s --server %s --address 127.0.0.1 --ldap none", l.realms.ComputerKeytab(l.realms.Child), l.insideURL())
+	return l.realms.ClientConfig(), client, server
+}
+
 // dial finds the names of the lab's domains on loopback; there is no DNS here.
 func (l *Lab) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, network, net.JoinHostPort("127.0.0.1", portOf(address)))
@@ -136,7 +144,7 @@ func (l *Lab) tellWorkgroup(ctx context.Context) error {
 		if _, err = l.Site().Approve(ctx, found.ClientID, proof.LevelManaged, "lab", "the kiosk in the hall"); err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("found KIOSK7 waiting (approval status %d, rule %q) and approved it: postern device approve KIOSK7", waited.Status, waited.Rule), nil
+		return fmt.Sprintf("found KIOSK7 waiting (approval status %d, rule %q) and approved it: postern device approve KIOSK7 --why 'the kiosk in the hall'", waited.Status, waited.Rule), nil
 	})
 }
 

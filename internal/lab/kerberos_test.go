@@ -453,4 +453,13 @@ func TestEveryStepOfTheKerberosStoryIsOK(t *testing.T) {
 			t.Errorf("the story does not tell %q:\n%s", want, told.String())
 		}
 	}
+	// What the lab then names to try finds everything in order, from both seats.
+	configuration, client, server := l.Checks()
+	t.Setenv("KRB5_CONFIG", configuration)
+	for _, seat := range []string{client, server} {
+		out, stderr, code := run(t, append([]string{"kerberos", "check"}, strings.Fields(seat)...)...)
+		if code != 0 || stderr != "" || !strings.Contains(out, " 0 failed") {
+			t.Errorf("kerberos check %s: exit %d, %q\n%s", seat, code, stderr, out)
+		}
+	}
 }

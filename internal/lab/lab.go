@@ -44,6 +44,8 @@ type Lab struct {
 	provider  *issuer.Issuer // of the stories with a tenant
 	realms    *realms.Realms // of the stories inside a domain
 	company   *company
+	clock     *movedClock // of the story that moves it
+	options   Options
 	stops     []func() // of what a story needs beside the hierarchy
 }
 
@@ -58,7 +60,8 @@ type Options struct {
 	Realms *realms.Realms
 	// Provider, when not nil, is a stand-in for Entra whose TLS the management point trusts.
 	Provider *issuer.Issuer
-	company  *company // of the story with certificates
+	company  *company    // of the story with certificates
+	clock    *movedClock // of the story of a device's life
 	// Report is told of every step as it ends; may be nil.
 	Report func(Step)
 	// Observe is told of every request at every hop, beside the steps.
@@ -93,7 +96,7 @@ func Start(ctx context.Context, options Options) (l *Lab, err error) {
 	if options.Now == nil {
 		options.Now = time.Now
 	}
-	l = &Lab{Dir: options.Dir, now: options.Now, trail: newTrail(options.Report), realms: options.Realms, provider: options.Provider, company: options.company}
+	l = &Lab{Dir: options.Dir, now: options.Now, trail: newTrail(options.Report), realms: options.Realms, provider: options.Provider, company: options.company, clock: options.clock, options: options}
 	if l.temporary = l.Dir == ""; l.temporary {
 		if l.Dir, err = os.MkdirTemp("", "postern-lab-"); err != nil {
 			return nil, err
@@ -233,11 +236,15 @@ func portOf(address string) string {
 }
 
 func (l *Lab) startConnector(ctx context.Context, options Options) (string, error) {
-	code, err := l.Site().Invite(ctx, "lab1", "lab")
+	return l.startConnectorAs(ctx, options, "lab1", "connector")
+}
+
+func (l *Lab) startConnectorAs(ctx context.Context, options Options, name, folder string) (string, error) {
+	code, err := l.Site().Invite(ctx, name, "lab")
 	if err != nil {
 		return "", err
 	}
-	ask := role.NewConnector{Dir: filepath.Join(l.Dir, "connector"), ManagementPoint: l.ManagementPointURL(), Code: code + "." + l.SiteRoot}
+	ask := role.NewConnector{Dir: filepath.Join(l.Dir, folder), ManagementPoint: l.ManagementPointURL(), Code: code + "." + l.SiteRoot}
 	made, err := role.JoinConnector(ctx, ask, role.Protection{}, l.now)
 	if err != nil {
 		return "", err
@@ -255,15 +262,19 @@ func (l *Lab) startConnector(ctx context.Context, options Options) (string, erro
 
 // awaitTunnel waits until the gateway knows the site and has the certificate that devices verify.
 func (l *Lab) awaitTunnel(ctx context.Context, _ Options) (string, error) {
+	return "connector dialled out, proved its certificate and checked the gateway's pin; the gateway has the signed site state", l.awaitGateway(ctx, ready)
+}
+
+func (l *Lab) awaitGateway(ctx context.Context, ready func(gateway.Status) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	for {
 		if ready(l.Gateway.Gateway.Status()) {
-			return "connector dialled out, proved its certificate and checked the gateway's pin; the gateway has the signed site state", nil
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return "", catalog.Errorf(catalog.InternalError, "the gateway did not get the site state within %s", readyWithin)
+			return catalog.Errorf(catalog.InternalError, "the gateway did not get the site state within %s", readyWithin)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}

@@ -80,10 +80,10 @@ func tellPKI(ctx context.Context, l *Lab) error {
 	}
 	return l.trail.tell("device "+lost, func() (string, error) {
 		err := l.quietly(func() error { return l.enrolCertified(ctx, lost) })
-		if err == nil {
-			return "", catalog.Errorf(catalog.InternalError, "a revoked certificate was accepted")
+		if code := catalog.CodeOf(err); code != catalog.CertificateRevoked {
+			return "", catalog.Errorf(catalog.InternalError, "a device with a revoked certificate met %v, want %s", err, catalog.CertificateRevoked)
 		}
-		return fmt.Sprintf("has a certificate that the company revoked, and is refused (%s)", catalog.CodeOf(err)), nil
+		return fmt.Sprintf("has a certificate that the company revoked, and is refused (%s)", catalog.CertificateRevoked), nil
 	})
 }
 

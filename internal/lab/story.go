@@ -51,6 +51,7 @@ func Stories() []Story {
 		{Name: "kerberos", About: "inside the network, a computer of a child domain proves itself by Kerberos and is approved; needs MIT's KDC", Tools: kdcTools(), tell: tellKerberos, prepare: startRealms},
 		{Name: "entra", About: "a device of an onboarded tenant enrols from the internet with its cloud identity; the provider is a stand-in for Entra", tell: tellEntra, prepare: startIssuer},
 		{Name: "pki", About: "a device proves itself with a certificate of the company, and another is refused whose certificate was revoked", tell: tellPKI, prepare: startCompany},
+		{Name: "life", About: "a device's whole life: inside, outside through the gateway, renewal, block and refusal within seconds, a year asleep, return, home", tell: tellLife, prepare: moveClock},
 	}
 }
 

@@ -165,11 +165,6 @@ func (w *world) credentials() []credential {
 		{name: "negotiate", code: catalog.TokenScheme, header: func(testing.TB, string, string) http.Header {
 			return http.Header{"Authorization": {"Negotiate TlRMTVNTUAABAAAA"}}
 		}},
-		{name: "a proof without a token", code: catalog.TokenMissing, header: func(t testing.TB, method, htu string) http.Header {
-			h := proofOf(t, d.key, method, htu, d.ccm)
-			h.Del("Authorization")
-			return h
-		}},
 	}
 	const hour = 3600
 	now := time.Now().Unix()
@@ -238,7 +233,7 @@ func (w *world) credentials() []credential {
 			h.Set("Authorization", "DPoP "+good)
 			return h
 		})
-		bad("an old proof", catalog.ProofStale, func(t testing.TB, method, htu string) http.Header {
+		bad("an old proof", catalog.ProofNonceNeeded, func(t testing.TB, method, htu string) http.Header {
 			p, err := token.SignProof(d.key, method, htu, good, time.Now().Add(-time.Hour), rand.Reader)
 			if err != nil {
 				t.Fatal(err)

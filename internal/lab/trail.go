@@ -122,6 +122,7 @@ func provedText(method, scope string) string {
 		"message-signature":     "message signature verified with the registered key",
 		"connector-certificate": "connector certificate verified",
 		"anonymous":             "nothing proved",
+		"assertion":             "proof by a device's key alone verified, without a token",
 	}
 	text := words[method]
 	if text == "" {

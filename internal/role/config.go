@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -40,7 +42,7 @@ type Config struct {
 
 	Kerberos Kerberos `yaml:"kerberos,omitempty" doc:"management point: Windows authentication"`
 
-	Entra Entra `yaml:"entra,omitempty" doc:"management point, gateway: how the providers of Entra tenants are reached, and their tokens judged"`
+	Entra Entra `yaml:"entra,omitempty" doc:"how the providers of Entra tenants are reached (management point), and their tokens judged (gateway too)"`
 
 	SiteRoot           string   `yaml:"site_root,omitempty" doc:"gateway, connector: hash of the site root, as postern site init printed it"`
 	ManagementPoint    string   `yaml:"management_point,omitempty" doc:"connector: https address of its management point"`
@@ -112,8 +114,15 @@ func parse(path string, content []byte) (Config, error) {
 	var c Config
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	decoder.KnownFields(true)
-	if err := decoder.Decode(&c); err != nil {
+	err := decoder.Decode(&c)
+	if errors.Is(err, io.EOF) {
+		return Config{}, catalog.Errorf(catalog.ConfigInvalid, "%s is empty", path)
+	}
+	if err != nil {
 		return Config{}, catalog.Errorf(catalog.ConfigInvalid, "%s: %s", path, strings.ReplaceAll(err.Error(), "\n", " "))
+	}
+	if err := decoder.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return Config{}, catalog.Errorf(catalog.ConfigInvalid, "%s: it goes on after the configuration, behind a line ---; that would not be read", path)
 	}
 	absolute, err := filepath.Abs(path)
 	if err != nil {
@@ -187,6 +196,11 @@ func (c *Config) problem() string {
 			return fmt.Sprintf("a %s needs the setting %s", c.Role, r.setting)
 		}
 	}
+	for _, name := range append([]string{c.Name}, c.Names...) {
+		if c.Role != Connector && !hostName(name) {
+			return fmt.Sprintf("name is %q; give a host name or an address, without https:// and without a port", name)
+		}
+	}
 	for setting, address := range map[string]string{"listen.https": c.Listen.HTTPS, "listen.http": c.Listen.HTTP, "listen.pki.address": c.Listen.PKI.Address} {
 		if _, _, err := net.SplitHostPort(address); address != "" && err != nil {
 			return fmt.Sprintf("%s is %q; give an address and a port, such as 127.0.0.1:8443", setting, address)
@@ -201,6 +215,12 @@ func (c *Config) problem() string {
 	if c.Role != ManagementPoint && c.Kerberos != (Kerberos{}) {
 		return "kerberos is a setting of a management point: Windows authentication works inside the network only"
 	}
+	if entra := c.Entra; c.Role == Connector && (entra.Leeway != 0 || entra.Roots != "" || len(entra.Hosts) > 0) {
+		return "entra is a setting of management points and gateways: a connector judges no token"
+	}
+	if c.Role == Gateway && (c.Entra.Roots != "" || len(c.Entra.Hosts) > 0) {
+		return "entra.roots and entra.hosts are settings of a management point: a gateway asks no provider"
+	}
 	if leeway := c.Entra.Leeway; leeway < 0 || leeway > maxLeeway {
 		return fmt.Sprintf("entra.leeway is %s; it may be up to %s", leeway, maxLeeway)
 	}
@@ -208,6 +228,13 @@ func (c *Config) problem() string {
 		return "listen.pki needs certificate and key"
 	}
 	return ""
+}
+
+// host is what a certificate can be issued for: labels with dots between (RFC 1123 2.1, and the underscore that some names have).
+var host = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*$`)
+
+func hostName(name string) bool {
+	return net.ParseIP(name) != nil || len(name) <= 253 && host.MatchString(name)
 }
 
 // Path returns where the configuration was read from.

@@ -13,7 +13,9 @@ import (
 
 func TestLoadRefuses(t *testing.T) {
 	cases := []struct{ why, content, says string }{
-		{"empty file", "", "EOF"},
+		{"empty file", "", "is empty"},
+		{"nothing but a remark", "# later\n", "is empty"},
+		{"a second document that nobody would read", "role: gateway\nname: x\nsite_root: y\nlisten: {https: ':1'}\n---\ntls: {certificate: c.pem, key: c.key}\n", "---"},
 		{"no role", "name: x\n", "role is"},
 		{"unknown role", "role: proxy\n", `role is "proxy"`},
 		{"unknown setting", "role: gateway\nname: x\nsitte_root: y\n", "sitte_root"},
@@ -26,6 +28,10 @@ func TestLoadRefuses(t *testing.T) {
 		{"company certificate incomplete", "role: management-point\nname: x\nstore: a\nsite_key: b\nlisten: {pki: {address: ':1'}}\n", "listen.pki"},
 		{"leeway beyond ten minutes", "role: gateway\nname: x\nsite_root: y\nlisten: {https: ':1'}\nentra: {leeway: 11m}\n", "entra.leeway"},
 		{"leeway below zero", "role: gateway\nname: x\nsite_root: y\nlisten: {https: ':1'}\nentra: {leeway: -1m}\n", "entra.leeway"},
+		{"providers at a connector", "role: connector\nname: x\nsite_root: y\nmanagement_point: https://mp\nentra: {leeway: 1m}\n", "entra is a setting"},
+		{"providers at a gateway", "role: gateway\nname: x\nsite_root: y\nlisten: {https: ':1'}\nentra: {roots: ca.pem}\n", "asks no provider"},
+		{"a name with a scheme", "role: gateway\nname: https://gw.example.net\nsite_root: y\nlisten: {https: ':1'}\n", "without https://"},
+		{"a further name with a port", "role: management-point\nname: mp\nnames: ['mp.corp.example:8444']\nstore: a\nsite_key: b\nlisten: {https: ':1'}\n", "without a port"},
 		{"larger than the budget", "# " + strings.Repeat("x", 1<<20) + "\n", "bytes"},
 	}
 	for _, c := range cases {
@@ -85,6 +91,43 @@ func TestTheLeewayIsReadForBothThatJudge(t *testing.T) {
 		c, err := role.Load(path)
 		if err != nil || c.Entra.Leeway != 150*time.Second {
 			t.Errorf("%s: got %s, %v", c.Role, c.Entra.Leeway, err)
+		}
+	}
+}
+
+// What `init` is told wrong is refused before anything is made.
+func TestInitMakesNothingOfWhatARoleWouldNotTake(t *testing.T) {
+	const root = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+	folder := func(t *testing.T) string { return filepath.Join(t.TempDir(), "new") }
+	tests := map[string]func(dir string) error{
+		"a gateway's name with a scheme": func(dir string) error {
+			_, err := role.InitGateway(role.NewGateway{Dir: dir, Name: "https://gw.example.net", SiteRoot: root}, role.Protection{})
+			return err
+		},
+		"a gateway's name with a port": func(dir string) error {
+			_, err := role.InitGateway(role.NewGateway{Dir: dir, Name: "gw.example.net:443", SiteRoot: root}, role.Protection{})
+			return err
+		},
+		"a gateway without a name": func(dir string) error {
+			_, err := role.InitGateway(role.NewGateway{Dir: dir, SiteRoot: root}, role.Protection{})
+			return err
+		},
+		"a site's address without a port": func(dir string) error {
+			_, err := role.InitSite(t.Context(), role.NewSite{Dir: dir, Code: "P01", HTTPS: "mp.corp.example"}, role.Protection{}, time.Now)
+			return err
+		},
+		"a site's name with a line break": func(dir string) error {
+			_, err := role.InitSite(t.Context(), role.NewSite{Dir: dir, Code: "P01", Name: "mp\nverbose: true"}, role.Protection{}, time.Now)
+			return err
+		},
+	}
+	for name, make := range tests {
+		dir := folder(t)
+		if err := make(dir); catalog.CodeOf(err) != catalog.InvalidArgument {
+			t.Errorf("%s: %v, want %s", name, err, catalog.InvalidArgument)
+		}
+		if _, err := os.Stat(dir); !os.IsNotExist(err) {
+			t.Errorf("%s: something was made in its folder", name)
 		}
 	}
 }

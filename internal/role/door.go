@@ -137,9 +137,13 @@ func writeJSON(w http.ResponseWriter, v any) {
 
 // Door is a caller's side of an administration door.
 type Door struct {
-	path   string
-	client *http.Client
+	path     string
+	client   *http.Client
+	patience time.Duration // with a question; a command may take as long as its caller waits
 }
+
+// doorPatience is how long a role may take to say how it is. One that hangs still has its socket, and whoever asks wants to hear just that.
+const doorPatience = 15 * time.Second
 
 // Knock returns the door of the role with this configuration, or nil when nothing answers there.
 func Knock(c Config) *Door {
@@ -152,7 +156,7 @@ func Knock(c Config) *Door {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", path)
 	}
-	return &Door{path: path, client: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
+	return &Door{path: path, patience: doorPatience, client: &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
 }
 
 // Run runs a command inside the role.
@@ -166,17 +170,23 @@ func (d *Door) Run(ctx context.Context, verb Verb) (result VerbResult, err error
 
 // Health asks the role how it is.
 func (d *Door) Health(ctx context.Context) (health Health, err error) {
+	ctx, cancel := context.WithTimeout(ctx, d.patience)
+	defer cancel()
 	return health, d.call(ctx, http.MethodGet, "/health", nil, &health)
 }
 
 // SetVerbose switches verbose log lines.
 func (d *Door) SetVerbose(ctx context.Context, on bool) error {
+	ctx, cancel := context.WithTimeout(ctx, d.patience)
+	defer cancel()
 	var answer map[string]bool
 	return d.call(ctx, http.MethodPut, "/log/verbose/"+map[bool]string{true: "on", false: "off"}[on], nil, &answer)
 }
 
 // Metrics copies the role's metrics in Prometheus text form.
 func (d *Door) Metrics(ctx context.Context, w io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, d.patience)
+	defer cancel()
 	response, err := d.send(ctx, http.MethodGet, "/metrics", nil)
 	if err != nil {
 		return err
@@ -192,7 +202,10 @@ func (d *Door) call(ctx context.Context, method, path string, body []byte, answe
 		return err
 	}
 	defer response.Body.Close()
-	return json.NewDecoder(response.Body).Decode(answer)
+	if err := json.NewDecoder(response.Body).Decode(answer); err != nil {
+		return catalog.Wrap(catalog.AdminDoorClosed, err, "the administration door %s broke off its answer", d.path)
+	}
+	return nil
 }
 
 func (d *Door) send(ctx context.Context, method, path string, body []byte) (*http.Response, error) {

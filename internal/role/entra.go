@@ -16,8 +16,8 @@ import (
 type Entra struct {
 	Leeway time.Duration `yaml:"leeway,omitempty" doc:"management point, gateway: how far a provider's clock may differ, at most 10m; 1m when empty"`
 
-	Roots string   `yaml:"roots,omitempty" doc:"PEM file with the authorities of the providers' TLS; the system's when empty"`
-	Hosts []string `yaml:"hosts,omitempty" doc:"hosts, besides the issuers' own, that may serve a tenant's keys"`
+	Roots string   `yaml:"roots,omitempty" doc:"management point: PEM file with the authorities of the providers' TLS; the system's when empty"`
+	Hosts []string `yaml:"hosts,omitempty" doc:"management point: hosts, besides the issuers' own, that may serve a tenant's keys"`
 }
 
 // maxLeeway bounds what a person can set: a token that has ended is not to be good for long.

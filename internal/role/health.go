@@ -1,6 +1,7 @@
 package role
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,6 +13,7 @@ import (
 	"postern/connector"
 	"postern/gateway"
 	"postern/inbox"
+	"postern/token"
 )
 
 // parts are those of a management point that have something to say.
@@ -37,8 +39,12 @@ func managementPointHealth(c Config, opened *OpenedSite, waiting *inbox.Inbox, p
 	h := Health{Role: c.Role, Name: c.Name, OK: true, Detail: map[string]any{
 		"site_code": opened.Site.SiteCode(), "epoch": opened.Site.Epoch(), "inbox_waiting": waiting.Pending(), "keys": opened.Protection,
 	}}
+	if err := opened.Site.ClockBehind(); err != nil {
+		h.problem("%s (%s)", catalog.Public(err), catalog.ClockBehind)
+	}
 	p.windows.health(&h)
 	p.tenants.health(&h)
+	leewayHealth(&h, c, len(opened.Site.Tenants()))
 	certificatesHealth(&h, p.certificates)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
@@ -53,9 +59,17 @@ func managementPointHealth(c Config, opened *OpenedSite, waiting *inbox.Inbox, p
 	return h
 }
 
+// leewayHealth tells what a person has to set alike on both that judge tenants' tokens.
+func leewayHealth(h *Health, c Config, tenants int) {
+	if tenants > 0 {
+		h.Detail["entra_leeway"] = cmp.Or(c.Entra.Leeway, token.Leeway).String()
+	}
+}
+
 func gatewayHealth(c Config, g *gateway.Gateway, protectedBy string) Health {
 	status := g.Status()
 	h := Health{Role: c.Role, Name: c.Name, OK: true, Detail: map[string]any{"status": status, "keys": protectedBy}}
+	leewayHealth(&h, c, len(status.Tenants))
 	if status.Stale {
 		h.problem("the site has not been heard for 30 seconds: what was blocked since is not known here")
 	}

@@ -110,6 +110,9 @@ func InitGateway(ask NewGateway, protection Protection) (MadeGateway, error) {
 	if config.TLS, err = ask.TLS.check(); err != nil {
 		return MadeGateway{}, err
 	}
+	if problem := config.problem(); problem != "" {
+		return MadeGateway{}, catalog.Errorf(catalog.InvalidArgument, "%s", problem)
+	}
 	path := filepath.Join(ask.Dir, "gateway.yaml")
 	if exists(path) {
 		return MadeGateway{}, catalog.Errorf(catalog.AlreadyExists, "%s exists already; choose another folder", path)
@@ -191,8 +194,8 @@ type joinReply struct {
 	ManagementPoint string   `json:"management_point"`
 }
 
-// JoinConnector makes a connector's key in place, redeems the one-time code for a role certificate and writes the configuration. Nothing is
-// left behind when the management point refuses.
+// JoinConnector makes a connector's key in place, redeems the one-time code for a role certificate and writes the configuration. No
+// role key is left behind when the management point refuses, so that the same folder serves for the next code.
 func JoinConnector(ctx context.Context, ask NewConnector, protection Protection, now func() time.Time) (made MadeConnector, err error) {
 	code, root, _ := strings.Cut(ask.Code, ".")
 	if root, err = parsePin(root); err != nil {

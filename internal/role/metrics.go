@@ -1,7 +1,9 @@
 package role
 
 import (
+	"math"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -39,8 +41,9 @@ func managementPointMetrics(also func(mp.Exchange)) (*prometheus.Registry, mp.Ho
 	messages := counter(r, "postern_mp_messages_total", "Protocol messages by endpoint.", "endpoint", "ok")
 	registrations := counter(r, "postern_mp_registrations_total", "Registrations by the status answered.", "status")
 	tokens := counter(r, "postern_mp_tokens_total", "Tokens issued by kind.", "kind")
+	shed := prometheus.NewCounter(prometheus.CounterOpts{Name: "postern_mp_tokens_shed_total", Help: "Requests that the token service sent away unseen, because too many waited."})
 	streams := prometheus.NewGauge(prometheus.GaugeOpts{Name: "postern_mp_state_streams", Help: "Open streams of the site state."})
-	r.MustRegister(streams)
+	r.MustRegister(shed, streams)
 	return r, mp.Hooks{
 		Request: func(e mp.Exchange) {
 			requests.WithLabelValues(e.Route, strconv.Itoa(e.Status.Code)).Observe(e.Duration.Seconds())
@@ -53,6 +56,7 @@ func managementPointMetrics(also func(mp.Exchange)) (*prometheus.Registry, mp.Ho
 		Registration: func(status int) { registrations.WithLabelValues(strconv.Itoa(status)).Inc() },
 		Token:        func(kind string) { tokens.WithLabelValues(kind).Inc() },
 		Streams:      func(open int) { streams.Set(float64(open)) },
+		Shed:         shed.Inc,
 	}
 }
 
@@ -72,6 +76,29 @@ func gatewayMetrics(also func(gateway.Exchange)) (*prometheus.Registry, func(gat
 			also(e)
 		}
 	}
+}
+
+// gatewayGauges shows what a gateway knows of its site.
+func gatewayGauges(r *prometheus.Registry, g *gateway.Gateway, now func() time.Time) {
+	gauge := func(name, help string, value func(gateway.Status) float64) {
+		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return value(g.Status()) }))
+	}
+	gauge("postern_gateway_state_epoch", "Epoch of the site state in force.", func(s gateway.Status) float64 { return float64(s.Epoch) })
+	gauge("postern_gateway_state_acknowledged_epoch", "Epoch that the site has taken the gateway's confirmation of.", func(s gateway.Status) float64 { return float64(s.Acknowledged) })
+	gauge("postern_gateway_state_age_seconds", "Time since the site was last heard; +Inf when it never was.", func(s gateway.Status) float64 {
+		if s.LastHeard.IsZero() {
+			return math.Inf(1)
+		}
+		return now().Sub(s.LastHeard).Seconds()
+	})
+	gauge("postern_gateway_stale", "1 when the site was not heard for 30 seconds: what was revoked since is not known.", func(s gateway.Status) float64 {
+		if s.Stale {
+			return 1
+		}
+		return 0
+	})
+	gauge("postern_gateway_connections", "Connections of connectors.", func(s gateway.Status) float64 { return float64(len(s.Connectors)) })
+	gauge("postern_gateway_cut_requests", "Requests ended while under way, since what they had proved was revoked.", func(s gateway.Status) float64 { return float64(s.CutRequests) })
 }
 
 func connectorMetrics(also func(connector.Exchange)) (*prometheus.Registry, func(connector.Exchange)) {

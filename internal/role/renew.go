@@ -26,12 +26,15 @@ const (
 	renewBefore = 90 * 24 * time.Hour
 	// renewLook is how often that is looked at, and so how soon a failed renewal is tried again.
 	renewLook = 6 * time.Hour
+	// renewRetry is how soon a renewal that a new site root asks for is tried again, at first and at last.
+	renewRetry        = time.Second
+	longestRenewRetry = time.Minute
 )
 
 // renewing keeps a connector's certificate from ending: it asks its management point, with the one that it has, for another.
 type renewing struct {
 	config Config
-	root   string
+	roots  *auth.Anchors
 	key    crypto.Signer
 	now    func() time.Time
 	log    *slog.Logger
@@ -39,33 +42,42 @@ type renewing struct {
 	current atomic.Pointer[tls.Certificate]
 }
 
-// run renews until ctx ends. A certificate that cannot be renewed keeps working to its end; health says when that is.
+// run renews until ctx ends: when the end is near, and when the site root was replaced. A certificate that cannot be renewed keeps working to its end, or
+// until its root is trusted no more; health says when that is.
 func (r *renewing) run(ctx context.Context, c *connector.Connector) error {
-	tick := time.NewTicker(renewLook)
-	defer tick.Stop()
+	retry := renewRetry
 	for {
+		moved, wait := r.roots.Moved(), renewLook
 		if current := *r.current.Load(); r.due(current) {
 			fresh, err := r.renew(ctx, current)
 			switch {
 			case err == nil:
+				retry = renewRetry
 				r.current.Store(&fresh)
 				c.SetCertificate(fresh)
 				r.log.InfoContext(ctx, "connector certificate renewed")
 			case ctx.Err() == nil:
 				r.log.WarnContext(ctx, "the connector certificate was not renewed; it is tried again", "error", err)
+				if !underRoot(current, r.roots.Newest()) { // it may be trusted no more already
+					wait, retry = retry, min(2*retry, longestRenewRetry)
+				}
 			}
 		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return nil
-		case <-tick.C:
+		case <-moved:
+			timer.Stop()
+		case <-timer.C:
 		}
 	}
 }
 
 func (r *renewing) due(current tls.Certificate) bool {
 	leaf, err := x509.ParseCertificate(current.Certificate[0])
-	return err != nil || r.now().Add(renewBefore).After(leaf.NotAfter)
+	return err != nil || r.now().Add(renewBefore).After(leaf.NotAfter) || !underRoot(current, r.roots.Newest())
 }
 
 func (r *renewing) renew(ctx context.Context, current tls.Certificate) (fresh tls.Certificate, err error) {
@@ -73,7 +85,7 @@ func (r *renewing) renew(ctx context.Context, current tls.Certificate) (fresh tl
 	if err != nil {
 		return fresh, err
 	}
-	trust := PinnedTLS(r.root, token.RoleManagementPoint, r.now)
+	trust := underTLS(r.roots, token.RoleManagementPoint, r.now)
 	trust.Certificates = []tls.Certificate{current}
 	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: trust, DisableKeepAlives: true}}
 	response, err := client.Do(request)
@@ -94,7 +106,7 @@ func (r *renewing) renew(ctx context.Context, current tls.Certificate) (fresh tl
 	if err := json.Unmarshal(content, &reply); err != nil {
 		return fresh, err
 	}
-	if _, _, err := checkChain(reply.Chain, r.root, auth.RoleCertificate, token.RoleConnector, r.now()); err != nil {
+	if err := checkChainUnder(reply.Chain, r.roots, token.RoleConnector, r.now()); err != nil {
 		return fresh, err
 	}
 	fresh = tls.Certificate{Certificate: reply.Chain, PrivateKey: r.key}

@@ -131,11 +131,13 @@ func begin(ctx context.Context, c Config, e *Environment) (context.Context, *Run
 	return inner, r, logs, slog.New(handler).With("role", c.Role, "name", c.Name)
 }
 
+// listen opens a listener, which ends with the role at the latest: also where the role never came to serve it.
 func listen(r *Running, name, address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, explain(err, address)
 	}
+	r.onStop(func(context.Context) { l.Close() })
 	r.Addresses[name] = l.Addr().String()
 	return l, nil
 }
@@ -153,6 +155,9 @@ func StartManagementPoint(ctx context.Context, c Config, e Environment) (r *Runn
 	}
 	r.Site = opened.Site
 	r.onStop(func(context.Context) { opened.Close() })
+	roots := newKeptRoots(c, opened.Site, log)
+	roots.restore(ctx)
+	roots.keep(ctx)
 	waiting, err := inbox.Open(filepath.Join(c.State, "inboxes", "auth", "ddm.box", "log"), inbox.Options{Log: log})
 	if err != nil {
 		return nil, err
@@ -193,6 +198,8 @@ func StartManagementPoint(ctx context.Context, c Config, e Environment) (r *Runn
 	}
 	r.run(inner, "site", opened.Site.Run)
 	r.run(inner, "management point", server.Run)
+	r.run(inner, "kept site roots", roots.run)
+	r.run(inner, "site root", func(ctx context.Context) error { return certificate.followRoot(ctx, opened.Site, c, log) })
 	for _, l := range listeners {
 		serve(r, server, l, certificate)
 	}
@@ -202,8 +209,14 @@ func StartManagementPoint(ctx context.Context, c Config, e Environment) (r *Runn
 	if windows != nil {
 		r.run(inner, "keytab", func(ctx context.Context) error { return windows.watch(ctx, log) })
 	}
+	marks := newCheckpoints(c, opened.Site, e.Now, log)
+	r.run(inner, "checkpoints of the trust log", marks.run)
 	health := func() Health {
-		return managementPointHealth(c, opened, waiting, parts{windows, tenants, certificates}, e.Now)
+		h := managementPointHealth(c, opened, waiting, parts{windows, tenants, certificates}, e.Now)
+		marks.health(&h)
+		roots.health(&h)
+		revocationsHealth(&h, c, opened.Site)
+		return h
 	}
 	return r, openDoor(r, c, &door{health: health, metrics: registry, logs: logs, run: verbs(e, opened)})
 }
@@ -244,13 +257,6 @@ type pointListener struct {
 }
 
 func (c Config) listeners(r *Running) (all []pointListener, err error) {
-	defer func() {
-		if err != nil {
-			for _, l := range all {
-				l.Close()
-			}
-		}
-	}()
 	for _, want := range []struct {
 		name, address string
 		kind          mp.Listener
@@ -427,6 +433,7 @@ func StartGateway(ctx context.Context, c Config, e Environment) (r *Running, err
 		return nil, err
 	}
 	config.Logs, config.Log, config.Now, config.Observe = logs, log, e.Now, observe
+	config.State = auth.NewStateUnder(c.anchors(root, e.Now, log), e.Now)
 	certificates := auth.NewCertificates(auth.CertificatesConfig{Authorities: config.State.Authorities, Revocation: config.State, Now: e.Now, Log: log})
 	r.onStop(func(context.Context) { certificates.Close() })
 	config.Certificates = certificates
@@ -436,6 +443,7 @@ func StartGateway(ctx context.Context, c Config, e Environment) (r *Running, err
 		return nil, err
 	}
 	r.Gateway, r.Pin = g, g.Pin()
+	gatewayGauges(registry, g, e.Now)
 	l, err := listen(r, "https", c.Listen.HTTPS)
 	if err != nil {
 		return nil, err
@@ -445,6 +453,7 @@ func StartGateway(ctx context.Context, c Config, e Environment) (r *Running, err
 	health := func() Health {
 		h := gatewayHealth(c, g, protectedBy)
 		certificatesHealth(&h, certificates)
+		rootsHealth(&h, config.State.Anchors())
 		return h
 	}
 	return r, openDoor(r, c, &door{health: health, metrics: registry, logs: logs})
@@ -456,7 +465,7 @@ func (c Config) gatewayConfig(root string, key crypto.Signer, now func() time.Ti
 		return gateway.Config{}, err
 	}
 	config := gateway.Config{
-		Names: append([]string{c.Name}, c.Names...), RootPin: root, Key: key, Certificate: own.Certificate[0], State: auth.NewState(root, now), StateFile: filepath.Join(c.State, siteStateName),
+		Names: append([]string{c.Name}, c.Names...), RootPin: root, Key: key, Certificate: own.Certificate[0], StateFile: filepath.Join(c.State, siteStateName),
 		KeepCertificate: func(chain [][]byte) error {
 			return keyfile.WriteFile(filepath.Join(c.State, roleCertName), encodeChain(chain))
 		},
@@ -494,6 +503,7 @@ func StartConnector(ctx context.Context, c Config, e Environment) (r *Running, e
 		Name: c.Name, Certificate: tls.Certificate{Certificate: decodeChain(content), PrivateKey: key}, RootPin: root, ManagementPoint: c.ManagementPoint,
 		ConnectionsPerGateway: c.Connections, Log: logs.Log(logfile.File{Name: "SMS_CLOUD_PROXYCONNECTOR.log", Component: "SMS_CLOUD_PROXYCONNECTOR", Format: logfile.Server}), Events: log, OnRequest: observe, Now: e.Now,
 	}
+	config.Roots = c.anchors(root, e.Now, log)
 	if config.BackendRoots, err = c.backendRoots(); err != nil {
 		return nil, err
 	}
@@ -513,10 +523,14 @@ func StartConnector(ctx context.Context, c Config, e Environment) (r *Running, e
 	}
 	r.Connector = out
 	r.run(inner, "connector", out.Run)
-	renewal := &renewing{config: c, root: root, key: key, now: e.Now, log: log}
+	renewal := &renewing{config: c, roots: config.Roots, key: key, now: e.Now, log: log}
 	renewal.current.Store(&config.Certificate)
 	r.run(inner, "connector certificate", func(ctx context.Context) error { return renewal.run(ctx, out) })
-	health := func() Health { return connectorHealth(c, out, *renewal.current.Load(), protectedBy) }
+	health := func() Health {
+		h := connectorHealth(c, out, *renewal.current.Load(), protectedBy)
+		rootsHealth(&h, config.Roots)
+		return h
+	}
 	return r, openDoor(r, c, &door{health: health, metrics: registry, logs: logs})
 }
 

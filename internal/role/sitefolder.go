@@ -98,6 +98,9 @@ func InitSite(ctx context.Context, ask NewSite, protection Protection, now func(
 	if config.Name == "localhost" {
 		config.Names = []string{"127.0.0.1"}
 	}
+	if problem := config.problem(); problem != "" {
+		return MadeSite{}, catalog.Errorf(catalog.InvalidArgument, "%s", problem)
+	}
 	if err := os.MkdirAll(ask.Dir, 0o700); err != nil {
 		return MadeSite{}, catalog.Wrap(catalog.FolderNotWritable, err, "the folder %s cannot be made", ask.Dir)
 	}
@@ -178,9 +181,14 @@ func openParts(ctx context.Context, c Config, create bool, protection Protection
 	if err != nil {
 		return nil, err
 	}
+	revoked, err := openRevocations(c, key, now, log)
+	if err != nil {
+		kept.Close()
+		return nil, err
+	}
 	return &OpenedSite{
 		Protection: key.Protection(),
-		config:     site.Config{Store: kept, Sealer: key, Now: now, Log: log},
+		config:     site.Config{Store: kept, Sealer: key, Now: now, Log: log, Revocations: revoked},
 		store:      kept,
 	}, nil
 }
@@ -196,6 +204,11 @@ func storeAddress(address string) (string, error) {
 		return "", catalog.Wrap(catalog.ConfigInvalid, err, "store names the file %s, which cannot be read", path)
 	}
 	return strings.TrimSpace(string(content)), nil
+}
+
+// SharedStore reports whether a configuration's store is one that several management points may use at a time: PostgreSQL.
+func SharedStore(c Config) bool {
+	return strings.Contains(c.Store, "://") || strings.HasPrefix(c.Store, "@")
 }
 
 // Backup writes a copy of the store to path. Keys in it stay sealed with the site's key file, which is not part of it.
@@ -214,7 +227,7 @@ func Restore(c Config, backup string, now time.Time) (kept string, err error) {
 	if Knock(c) != nil {
 		return "", catalog.Errorf(catalog.StateInUse, "the management point is running; stop it, restore, and start it again")
 	}
-	if strings.Contains(c.Store, "://") || strings.HasPrefix(c.Store, "@") {
+	if SharedStore(c) {
 		return "", catalog.Errorf(catalog.BackupFailed, "the store is PostgreSQL; restore it with pg_restore")
 	}
 	content, err := os.ReadFile(backup)

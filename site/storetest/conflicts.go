@@ -70,6 +70,9 @@ func devicesFiltered(t *testing.T, s site.Store) {
 	devices[3].Proved = "WK-3$@CHILD.CORP.EXAMPLE.COM"
 	devices[4].Approval.Method, devices[4].Conflict = proof.Kerberos, "c"
 	devices[5].Obsolete.By = clientID(1)
+	for _, n := range []int{0, 1, 2, 4, 5} {
+		devices[n].Quarantine = site.Quarantine{}
+	}
 	put(t, s, devices...)
 	yes, no := true, false
 	for _, test := range []struct {
@@ -91,6 +94,8 @@ func devicesFiltered(t *testing.T, s site.Store) {
 		{"not held", site.DeviceFilter{Held: &no}, "0 1 2 3 5"},
 		{"obsolete", site.DeviceFilter{Obsolete: &yes}, "5"},
 		{"not obsolete", site.DeviceFilter{Obsolete: &no}, "0 1 2 3 4"},
+		{"in quarantine", site.DeviceFilter{Quarantined: &yes}, "3"},
+		{"not in quarantine", site.DeviceFilter{Quarantined: &no}, "0 1 2 4 5"},
 		{"registered since", site.DeviceFilter{Since: start.Add(4 * time.Second)}, "4 5"},
 		{"registered before", site.DeviceFilter{Before: start.Add(2 * time.Second)}, "0 1"},
 		{"seen before", site.DeviceFilter{SeenBefore: start.Add(time.Second)}, "0"},

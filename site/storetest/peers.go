@@ -11,6 +11,7 @@ func signingKeys(t *testing.T, s site.Store) {
 	first := site.KeyRecord{
 		ID: "b", Purpose: "bulk", Algorithm: "RS256", Certificate: []byte{1, 0, 2}, Public: []byte{3}, Private: []byte{0, 255}, State: "active",
 		NotBefore: start, NotAfter: start.Add(time.Hour), Created: start,
+		Changed: start.Add(time.Minute), Epoch: 1<<63 + 5, Why: "lost; 'it'", Link: "a.b.c",
 	}
 	second := site.KeyRecord{ID: "a", Purpose: "ccm", Algorithm: "ES256", Private: []byte{9}, Created: start.Add(time.Second)}
 	update(t, s, func(tx site.Tx) error { return tx.PutSigningKey(second) })
@@ -47,7 +48,7 @@ func gateways(t *testing.T, s site.Store) {
 		return read(t, s, func(tx site.Tx) ([]site.Gateway, error) { return tx.Gateways() })
 	}
 	same(t, "by name", all(), []site.Gateway{a, b})
-	b.Acknowledged, b.Heard = 13, start.Add(time.Second)
+	b.Acknowledged, b.Heard, b.AcknowledgedAt, b.Certified, b.Certificate = 13, start.Add(time.Second), start.Add(time.Minute), start.Add(time.Hour), []byte{0, 255}
 	update(t, s, func(tx site.Tx) error { return tx.PutGateway(b) })
 	same(t, "replaced", all(), []site.Gateway{a, b})
 	update(t, s, func(tx site.Tx) error { return tx.DeleteGateway("B") })

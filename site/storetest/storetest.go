@@ -43,6 +43,7 @@ func Run(t *testing.T, open func(testing.TB) site.Store) {
 		{"management points", managementPoints},
 		{"gateways", gateways},
 		{"connectors", connectors},
+		{"revocations without a record", keptRevocations},
 		{"invitations", invitations},
 		{"tenants", tenants},
 		{"authorities", authorities},
@@ -110,6 +111,8 @@ func device(n int) site.Device {
 		Created:  at,
 		Updated:  at.Add(3 * time.Microsecond),
 		LastSeen: at.Add(4 * time.Microsecond),
+
+		Quarantine: site.Quarantine{Since: at.Add(5 * time.Microsecond), Why: "not heard since " + at.Format(time.RFC3339)},
 	}
 }
 

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -84,6 +85,7 @@ func bulkTokens(t *testing.T, s site.Store) {
 	}
 
 	second.Blocked, second.Label = true, "blocked"
+	second.Networks, second.NamePattern = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/32")}, "WK-?*.Corp.Example"
 	update(t, s, func(tx site.Tx) error { return tx.PutBulkToken(second) })
 	same(t, "replaced token", read(t, s, func(tx site.Tx) (site.BulkToken, error) { return tx.BulkToken(second.ID) }), second)
 	same(t, "uses of a replaced token", len(uses(0)), 3)

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bytes"
+	"encoding/pem"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"postern/internal/role"
+)
+
+// knownSecrets reads the secrets that a role on this machine has, so that a bundle can be searched for them. They go nowhere else.
+func knownSecrets(config role.Config) (all [][]byte) {
+	for _, path := range secretFiles(config) {
+		all = append(all, secretsIn(path)...)
+	}
+	all = append(all, storeSecrets(config.Store)...)
+	for _, variable := range os.Environ() {
+		if name, value, _ := strings.Cut(variable, "="); secretName.MatchString(name) && !strings.HasPrefix(value, "/") && len(value) >= 6 {
+			all = append(all, []byte(value))
+		}
+	}
+	return all
+}
+
+// secretName is what variables and files with secrets in them are called.
+var secretName = regexp.MustCompile(`(?i)pass|secret|token|credential|(?:^|[_.-])(?:key|pwd|auth|authorization|dsn)(?:$|[_.-])|private`)
+
+// secretFiles are the files that the configuration and the environment name, and those in the role's folders whose names say that they hold a secret.
+func secretFiles(config role.Config) []string {
+	paths := []string{config.SiteKey, config.Kerberos.Keytab, config.TLS.Key, config.Listen.PKI.Key, strings.TrimPrefix(config.Store, "@"), os.Getenv("POSTERN_PASSPHRASE_FILE")}
+	if !strings.HasPrefix(config.Store, "@") {
+		paths[4] = ""
+	}
+	for _, folder := range []string{os.Getenv("CREDENTIALS_DIRECTORY"), config.ClientCertificates, config.State, filepath.Dir(config.Path())} {
+		if folder != "" {
+			paths = append(paths, filesBelow(folder, config.Logs)...)
+		}
+	}
+	slices.Sort(paths)
+	return slices.DeleteFunc(slices.Compact(paths), func(path string) bool { return path == "" })
+}
+
+// maxSecretFiles bounds how many files are looked into.
+const maxSecretFiles = 1000
+
+// filesBelow are the small files of a folder that may hold a secret; the logs are not among them.
+func filesBelow(folder, logs string) (paths []string) {
+	deepest := strings.Count(filepath.Clean(folder), string(filepath.Separator)) + bundleDeep
+	_ = filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return fs.SkipDir
+		case entry.IsDir() && (path == logs || strings.Count(path, string(filepath.Separator)) > deepest):
+			return fs.SkipDir
+		case len(paths) >= maxSecretFiles:
+			return fs.SkipAll
+		case entry.Type().IsRegular() && mayHoldSecret(entry):
+			paths = append(paths, path)
+		}
+		return nil
+	})
+	return paths
+}
+
+func mayHoldSecret(entry fs.DirEntry) bool {
+	switch strings.ToLower(filepath.Ext(entry.Name())) {
+	case ".key", ".keytab", ".pem", ".pfx", ".p12", ".token", ".jwt", ".pass":
+	default:
+		if !secretName.MatchString(entry.Name()) {
+			return false
+		}
+	}
+	info, err := entry.Info()
+	return err == nil && info.Size() <= bundleSecret
+}
+
+// secretsIn returns what is secret in a file: of PEM the private parts, of other text its lines, of other bytes all but what is readable in them, such as
+// the names in a keytab.
+func secretsIn(path string) (all [][]byte) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer file.Close()
+	content, err := io.ReadAll(io.LimitReader(file, bundleSecret))
+	if err != nil {
+		return nil
+	}
+	if bytes.Contains(content, []byte("-----BEGIN ")) {
+		for rest := content; ; {
+			block, after := pem.Decode(rest)
+			if block == nil {
+				return all
+			}
+			if rest = after; strings.Contains(block.Type, "PRIVATE") {
+				all = append(all, block.Bytes, pemBody(block))
+			}
+		}
+	}
+	if bytes.ContainsFunc(content, func(r rune) bool { return r < ' ' && !strings.ContainsRune("\r\n\t", r) || r == 0xfffd }) {
+		for _, piece := range readable.Split(string(content), -1) {
+			all = append(all, []byte(piece))
+		}
+		return slices.DeleteFunc(all, func(piece []byte) bool { return len(piece) < 8 })
+	}
+	for line := range strings.Lines(string(content)) {
+		if line = strings.TrimSpace(line); len(line) >= 4 {
+			all = append(all, []byte(line))
+			all = append(all, storeSecrets(line)...)
+		}
+	}
+	return all
+}
+
+// pemBody is the base64 of a block, in lines as in the file.
+func pemBody(block *pem.Block) []byte {
+	body := pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes})
+	_, body, _ = bytes.Cut(body, []byte("\n"))
+	body, _, _ = bytes.Cut(body, []byte("-----END"))
+	return body
+}
+
+// readable is text between bytes.
+var readable = regexp.MustCompile(`[A-Za-z0-9./@_$-]{8,}`)
+
+var passwordInWords = regexp.MustCompile(`(?i)password\s*=\s*('[^']*'|\S+)`)
+
+// storeSecrets is the password in the address of a database.
+func storeSecrets(address string) (all [][]byte) {
+	if found := passwordInWords.FindStringSubmatch(address); found != nil {
+		all = append(all, []byte(strings.Trim(found[1], "'")))
+	}
+	parsed, err := url.Parse(address)
+	if err != nil || parsed.User == nil {
+		return all
+	}
+	if password, set := parsed.User.Password(); set {
+		all = append(all, []byte(password))
+	}
+	return all
+}
