@@ -86,6 +86,9 @@ func Why(f DeviceFacts) Diagnosis {
 			for _, step := range entry.Remedy {
 				d.Remedy = append(d.Remedy, strings.Join(strings.Fields(step), " "))
 			}
+			if len(d.Needs) == 0 && len(d.Remedy) > 0 {
+				d.Needs = d.Remedy[:1:1]
+			}
 		case entry.Severity != catalog.SeverityInfo:
 			d.Also = append(d.Also, verdict)
 			d.Because = append(d.Because, string(r.code)+": "+r.because)
@@ -93,6 +96,9 @@ func Why(f DeviceFacts) Diagnosis {
 	}
 	if d.Verdict == nil {
 		f.unknown(&d)
+	}
+	if f.ClockBehind != "" && (d.Verdict == nil || d.Verdict.Code != catalog.ClockBehind) {
+		d.Undecided = append(d.Undecided, "whether times can be trusted: "+strings.Join(strings.Fields(f.ClockBehind), " "))
 	}
 	for _, problem := range f.Problems {
 		d.Undecided = append(d.Undecided, "health of the management point: "+problem)
@@ -300,6 +306,9 @@ func whySilent(f *DeviceFacts) *ruling {
 		return nil
 	}
 	because := fmt.Sprintf("of %d gateways the one heard last is %s, at %s; the device was heard last at %s", len(f.Gateways), newest.Name, momentOr(newest.Heard), momentOr(f.accepted()))
+	if len(f.Connectors) > 0 && !slices.ContainsFunc(f.Connectors, func(c Connector) bool { return !c.Blocked && f.At.Before(c.Expires) }) {
+		because += "; every connector is blocked, or its certificate has ended"
+	}
 	return &ruling{catalog.GatewaysSilent, likely, "before the site", because, []string{"A gateway and a connector that run; or a way to the management point from inside"}}
 }
 

@@ -100,6 +100,10 @@ func TestWhy(t *testing.T) {
 		{"not approved is why policy is refused", known(unapproved, event(catalog.PolicyLevel, "policy", time.Minute)), catalog.SymptomNotApproved, "certain", "approval", string(catalog.PolicyLevel)},
 		{"a token is refused before an approval matters", known(unapproved, event(catalog.TokenExpired, "token", time.Minute)), catalog.TokenExpired, "certain", "token service", ""},
 		{"gateways are silent since it was heard", known(notHeardFor(3*time.Hour), gatewayHeard(3*time.Hour), gatewayHeard(5*time.Hour)), catalog.GatewaysSilent, "likely", "before the site", "gw.example.com"},
+		{"no connector is left", known(notHeardFor(3*time.Hour), gatewayHeard(3*time.Hour), func(f *site.DeviceFacts) {
+			f.Connectors = []site.Connector{{Blocked: true, Expires: begin.Add(time.Hour)}, {Expires: begin}}
+		}), catalog.GatewaysSilent, "likely", "before the site", "every connector"},
+		{"a clock that decides nothing is told", known(clock), catalog.DeviceTalks, "certain", "", "the clock jumped"},
 		{"a gateway that was never heard", known(notHeardFor(30*time.Hour), func(f *site.DeviceFacts) { f.Gateways = []site.GatewayFact{{Name: "gw", Heard: time.Unix(0, 0)}} }), "", "", "", "whether it is switched off"},
 		{"one gateway of two is heard", known(notHeardFor(3*time.Hour), gatewayHeard(time.Second), gatewayHeard(3*time.Hour)), catalog.DeviceTalks, "certain", "", ""},
 		{"heard from inside since", known(gatewayHeard(3 * time.Hour)), catalog.DeviceTalks, "certain", "", ""},

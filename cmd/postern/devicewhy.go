@@ -358,6 +358,16 @@ func writeWhy(w io.Writer, f site.DeviceFacts, d site.Diagnosis, logs *explain.R
 	for _, g := range f.Gateways {
 		ways = append(ways, fmt.Sprintf("gateway %s was last heard %s%s", g.Name, stamp(g.Heard), map[bool]string{true: ", and has not confirmed the newest site state"}[g.Behind]))
 	}
+	for _, c := range f.Connectors {
+		state := "its certificate is good until " + stamp(c.Expires)
+		switch {
+		case c.Blocked:
+			state = "blocked"
+		case !f.At.Before(c.Expires):
+			state = "its certificate ended " + stamp(c.Expires)
+		}
+		ways = append(ways, fmt.Sprintf("connector %s: %s", c.Name, state))
+	}
 	list("The way from the internet", ways)
 	var also []string
 	for _, v := range d.Also {

@@ -47,19 +47,26 @@ func secretFiles(config role.Config) []string {
 	return slices.DeleteFunc(slices.Compact(paths), func(path string) bool { return path == "" })
 }
 
-// maxSecretFiles bounds how many files are looked into.
-const maxSecretFiles = 1000
+// Budgets of the search for secrets: a configuration may lie in a folder with a great deal else.
+const (
+	maxSecretFiles = 1000
+	maxWalked      = 50_000
+)
 
 // filesBelow are the small files of a folder that may hold a secret; the logs are not among them.
 func filesBelow(folder, logs string) (paths []string) {
 	deepest := strings.Count(filepath.Clean(folder), string(filepath.Separator)) + bundleDeep
+	walked := 0
 	_ = filepath.WalkDir(folder, func(path string, entry fs.DirEntry, err error) error {
+		walked++
 		switch {
+		case err != nil && entry != nil && !entry.IsDir():
+			return nil
 		case err != nil:
 			return fs.SkipDir
 		case entry.IsDir() && (path == logs || strings.Count(path, string(filepath.Separator)) > deepest):
 			return fs.SkipDir
-		case len(paths) >= maxSecretFiles:
+		case len(paths) >= maxSecretFiles, walked > maxWalked:
 			return fs.SkipAll
 		case entry.Type().IsRegular() && mayHoldSecret(entry):
 			paths = append(paths, path)

@@ -317,7 +317,9 @@ func (b *bundling) logs(ctx context.Context) error {
 	for _, entry := range entries {
 		info, err := entry.Info()
 		switch {
-		case err != nil || !info.Mode().IsRegular():
+		case err != nil || info.IsDir():
+		case !info.Mode().IsRegular():
+			b.left = append(b.left, "logs/"+info.Name()+": no regular file")
 		case !logName.MatchString(info.Name()):
 			b.left = append(b.left, "logs/"+info.Name()+": not the name of a log")
 		case info.ModTime().Before(b.since):

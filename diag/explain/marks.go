@@ -274,13 +274,6 @@ var (
 	otherVersion    = windowsError{1638, "error_product_version", []string{"another version of this product is already installed", "newer version of this product is already installed", "andere version dieses produkts", "autre version de ce produit"}}
 )
 
-// access tests a record of a web server for a status with one of the sub-statuses.
-func access(status int, subStatuses ...int) func(*line) bool {
-	return func(l *line) bool {
-		return l.access != nil && l.access.Status == status && slices.Contains(subStatuses, l.access.SubStatus)
-	}
-}
-
 // refused tests an access line of a management point for a status with one of the sub-statuses.
 func refused(status int, subStatuses ...int) func(*line) bool {
 	return func(l *line) bool {

@@ -43,7 +43,6 @@ type logFile struct {
 	ids         map[string]meeting
 	ended       []logLife
 	assigned    []assignment
-	long        int      // lines that were longer than a record may be
 	notes       []string // what of it could not be read
 }
 

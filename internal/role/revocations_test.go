@@ -28,7 +28,6 @@ import (
 type house struct {
 	t      *testing.T
 	config Config
-	others []Config // further management points on the same store
 	opened *OpenedSite
 	copies int
 }
