@@ -52,10 +52,6 @@ type part struct {
 	content []byte
 }
 
-func (p *part) note(format string, arguments ...any) {
-	p.Notes = append(p.Notes, fmt.Sprintf(format, arguments...))
-}
-
 // bundling gathers a bundle.
 type bundling struct {
 	config role.Config

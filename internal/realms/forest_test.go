@@ -188,8 +188,8 @@ func (f *twoForests) accountWithoutEncryptionTypesGetsRC4(t *testing.T) {
 
 func (f *twoForests) hostNameStandsForHTTP(t *testing.T) {
 	got, err := judge(t, f.login(t, f.a2003), "HTTP/mp1.a2003.vm.local", keytabOf(t, f.a2003, point))
-	if err != nil || got.Service != "HTTP/mp1.a2003.vm.local@A2003.VM.LOCAL" {
-		t.Errorf("ticket for %s: %v", got.Service, err)
+	if want := "MP1$@A2003.VM.LOCAL (asked for as HTTP/mp1.a2003.vm.local)"; err != nil || got.Service != want {
+		t.Errorf("ticket for %s, want %s: %v", got.Service, want, err)
 	}
 }
 
