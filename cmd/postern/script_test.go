@@ -34,6 +34,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // a program with the race detector waits a second at its end
 			for _, name := range []string{"MP_PORT", "HTTP_PORT", "GW_PORT"} {
 				port, err := freePort()
 				if err != nil {
