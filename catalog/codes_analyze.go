@@ -4,6 +4,10 @@ package catalog
 
 // The codes of the area "analyze".
 const (
+	// ProxyFails: The proxy does not lead to the gateway.
+	ProxyFails Code = "P088"
+	// ProxyOpensTLS: A proxy opens TLS between devices and the gateway.
+	ProxyOpensTLS Code = "P089"
 	// ResolversDiffer: Two resolvers lead the name to different places.
 	ResolversDiffer Code = "P090"
 	// OldTLSOffered: The server still speaks TLS 1.0 or 1.1.

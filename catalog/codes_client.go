@@ -110,6 +110,14 @@ const (
 	ClientKerberosFailed Code = "P612"
 	// ClientWaitsForApproval: The device is registered and not approved yet.
 	ClientWaitsForApproval Code = "P614"
+	// ClientFolderInUse: Another process works on the client's state folder.
+	ClientFolderInUse Code = "P615"
+	// ClientStateNotWritten: The client's state cannot be written.
+	ClientStateNotWritten Code = "P616"
+	// ClientTokensDropped: The cached tokens cannot be used and are dropped.
+	ClientTokensDropped Code = "P617"
+	// ClientPlaceMissing: It is not said where to enrol.
+	ClientPlaceMissing Code = "P618"
 	// ClientRootKeyOther: The management point announces another trusted root key.
 	ClientRootKeyOther Code = "P620"
 	// ClientTrustOnFirstUse: The trusted root key was taken from the first management point that answered.

@@ -50,4 +50,6 @@ const (
 	NegotiateMalformed Code = "P371"
 	// MessagesBusy: The management point has no room to unpack another message.
 	MessagesBusy Code = "P372"
+	// RenewLimited: A connector renews its certificate too often.
+	RenewLimited Code = "P373"
 )

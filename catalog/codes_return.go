@@ -22,6 +22,6 @@ const (
 	DeviceNotQuarantined Code = "P029"
 	// ClockBehind: The clock of this machine jumped back.
 	ClockBehind Code = "P030"
-	// ClientStateRecovered: The client's state file was damaged and its copy is used.
+	// ClientStateRecovered: The client's state file was damaged or missing and its copy is used.
 	ClientStateRecovered Code = "P031"
 )

@@ -22,4 +22,6 @@ const (
 	BackupPostgreSQL Code = "P807"
 	// ReplayMemoryFull: Too many proofs of possession are remembered at once.
 	ReplayMemoryFull Code = "P808"
+	// StoreOlderSchema: The database was written by an older Postern and is looked at only.
+	StoreOlderSchema Code = "P809"
 )

@@ -25,6 +25,9 @@ const (
 	Skipped State = "skipped" // could not be told
 )
 
+// Patience is how long a diagnosis waits for one exchange where nobody says another time.
+const Patience = 5 * time.Second
+
 // Check is one thing that a diagnosis looks at.
 type Check struct {
 	Name string // short, for the table
@@ -135,24 +138,25 @@ func Codes(findings []Finding, states ...State) []catalog.Code {
 	return codes
 }
 
-// Write writes one finding for a person: its line, then the particulars, then what to
-// do. Control characters in what others sent are shown, not obeyed.
+// Write writes one finding as a row of the table that a person reads: how it came out, what
+// was looked at, the time that it took, the particulars, and what to do. Control characters
+// in what others sent are shown, not obeyed.
 func Write(w io.Writer, f Finding) {
 	mark := map[State]string{Pass: "ok  ", Warn: "WARN", Fail: "FAIL", Skipped: "--  "}[f.State]
 	title := f.Title
 	if f.Code != "" {
 		title = string(f.Code) + " " + title
 	}
-	fmt.Fprintf(w, "%s  %-16s  %s\n", mark, f.Check, Printable(title))
-	for line := range strings.Lines(f.Detail) {
-		fmt.Fprintf(w, "%24s%s\n", "", Printable(strings.TrimRight(line, "\n")))
+	if f.State == Skipped && f.Detail != "" && !strings.Contains(f.Detail, "\n") {
+		title, f.Detail = title+": "+f.Detail, ""
+	}
+	const lead = 29
+	fmt.Fprintf(w, "%s  %-14s%6d ms  %s\n", mark, Printable(f.Check), f.Took.Milliseconds(), Printable(title))
+	for line := range strings.Lines(strings.TrimRight(f.Detail, "\n")) {
+		fmt.Fprintf(w, "%*s%s\n", lead, "", Printable(strings.TrimRight(line, "\n")))
 	}
 	for i, step := range f.Remedy {
-		lead := "do: "
-		if i > 0 {
-			lead = "    "
-		}
-		fmt.Fprintf(w, "%24s%s%s\n", "", lead, strings.Join(strings.Fields(step), " "))
+		fmt.Fprintf(w, "%*s%s%s\n", lead, "", map[bool]string{true: "do: ", false: "    "}[i == 0], strings.Join(strings.Fields(step), " "))
 	}
 }
 

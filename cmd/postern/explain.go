@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,22 +25,28 @@ func newExplain(s *session) *cobra.Command {
 		Long: `Reads log files and says what is wrong: the first wrong thing, the lines that prove it, what to do, and what followed from it.
 Where the lines do not decide, it says that it does not know, and what it looked at. Logs of a ConfigMgr site serve as well as Postern's own; no server is asked and nothing is changed.
 
-A PATH is a file, a folder with everything below it, a pattern, a zip archive, or - for standard input. Files are recognised by their content, not by their names:
+A PATH is a file, a folder with everything below it, a pattern, a zip archive, a gzip file, or - for standard input. Files are recognised by their content, not by their names:
 CcmMessaging, ClientIDManagerStartup, LocationServices, ccmsetup, CCM_STS, MP_RegistrationManager, CMGService, SMS_CLOUD_PROXYCONNECTOR and the like, rotated ones too (.lo_),
 access logs of the web server (W3C), and Postern's JSON logs; in UTF-8 or UTF-16. Give the logs of the device and of the servers together: one timeline is made of all.
 
 The exit status is 0 whenever something could be read, whatever it says.`,
-		Example: `  postern explain /var/log/postern                     everything below a folder
-  postern explain LocationServices.log CCM_STS.log     what the device saw, and why
-  postern explain 'C:\Windows\CCM\Logs\*.lo*'          a pattern, rotated files too
-  postern explain logs-from-the-user.zip               an archive, read in place
-  postern explain --json logs | jq -r .verdict.code    for a script; null is "don't know"
-  postern explain - < u_ex260101.log                   standard input
-  postern explain logs --html page.html --redact       a page to mail, without names and addresses
-  postern explain --follow /var/log/postern            again whenever the verdict changes`,
+		Example: `  postern explain /var/log/postern                     # everything below a folder
+  postern explain LocationServices.log CCM_STS.log     # what the device saw, and why
+  postern explain 'C:\Windows\CCM\Logs\*.lo*'          # a pattern, rotated files too
+  postern explain logs-from-the-user.zip               # an archive, read in place
+  postern explain --json logs | jq -r .verdict.code    # for a script; null is "don't know"
+  postern explain - < u_ex260101.log                   # standard input
+  postern explain logs --html page.html --redact       # a page to mail, without names and addresses
+  postern explain --follow /var/log/postern            # again whenever the verdict changes`,
 		Args: func(_ *cobra.Command, paths []string) error {
 			if len(paths) == 0 {
 				return usageError{fmt.Errorf("name a log file, a folder, an archive, or - for standard input; see `postern explain --help`")}
+			}
+			if follow && slices.Contains(paths, explain.StdinPath) {
+				return usageError{fmt.Errorf("--follow reads files again and again, which standard input cannot be: name files or folders")}
+			}
+			if every <= 0 {
+				return usageError{fmt.Errorf("--every wants a time such as 2s")}
 			}
 			return nil
 		},
@@ -82,11 +89,17 @@ func (s *session) explained(report explain.Report, page string, redact bool) err
 	return s.print(report, report.Write)
 }
 
-// writePage writes the page whole or not at all.
+// writePage writes the page whole or not at all; to what is no file, such as a terminal or a pipe, as it can be written.
 func writePage(path string, report explain.Report) error {
 	var content bytes.Buffer
 	if err := report.WriteHTML(&content); err != nil {
 		return fmt.Errorf("write the page: %w", err)
+	}
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		if err := os.WriteFile(path, content.Bytes(), 0o600); err != nil {
+			return fmt.Errorf("write the page: %w", err)
+		}
+		return nil
 	}
 	file, err := os.CreateTemp(filepath.Dir(path), ".explain-*")
 	if err != nil {
@@ -97,7 +110,10 @@ func writePage(path string, report explain.Report) error {
 	if err = errors.Join(err, file.Close()); err != nil {
 		return fmt.Errorf("write the page: %w", err)
 	}
-	return os.Rename(file.Name(), path)
+	if err := os.Rename(file.Name(), path); err != nil {
+		return fmt.Errorf("write the page: %w", err)
+	}
+	return nil
 }
 
 // progress returns what shows on a terminal how far a reading is that takes more than a second; nil where there is no terminal.

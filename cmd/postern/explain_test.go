@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -38,5 +40,47 @@ func TestProgressOfALongReading(t *testing.T) {
 	}
 	if s := (&session{err: &out}); s.progress(time.Now) != nil {
 		t.Error("what is no terminal is shown progress")
+	}
+}
+
+// A page goes into a new file, or to what is no file and stays what it is.
+func TestWhereAPageGoes(t *testing.T) {
+	folder := t.TempDir()
+	link := filepath.Join(folder, "out")
+	if err := os.Symlink("/dev/null", link); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{filepath.Join(folder, "page.html"), link} {
+		if err := writePage(path, explain.Report{}); err != nil {
+			t.Error(err)
+		}
+	}
+	if info, err := os.Lstat(link); err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("the link is %v now, %v", info, err)
+	}
+	if content, err := os.ReadFile(filepath.Join(folder, "page.html")); err != nil || !strings.Contains(string(content), "</html>") {
+		t.Errorf("got %d bytes, %v", len(content), err)
+	}
+	if err := writePage(folder, explain.Report{}); err == nil {
+		t.Error("a page was written over a folder")
+	}
+}
+
+func TestWhatExplainIsNotAskedFor(t *testing.T) {
+	cases := []struct {
+		name, want string
+		arguments  []string
+	}{
+		{"nothing", "name a log file", nil},
+		{"standard input, again and again", "standard input cannot be", []string{"--follow", "-"}},
+		{"no time between two looks", "--every wants a time", []string{"--follow", "--every", "0s", "logs"}},
+	}
+	for _, c := range cases {
+		command := newExplain(&session{})
+		command.SetArgs(c.arguments)
+		command.SilenceErrors, command.SilenceUsage = true, true
+		if err := command.Execute(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %q", c.name, err, c.want)
+		}
 	}
 }

@@ -53,7 +53,8 @@ func (t *timeline) correct() {
 		return
 	}
 	known := map[string]time.Duration{all[0].other: 0}
-	for range all { // the pairs with most in common first; as often as a chain may be long
+	for before := 0; before < len(known); { // the pairs with most in common first, until no other folder is reached
+		before = len(known)
 		for _, d := range all {
 			_, one := known[d.folder]
 			base, other := known[d.other]
@@ -105,7 +106,7 @@ func (t *timeline) shift() {
 // clocks says by how much clocks differ.
 func (t *timeline) clocks() (all []string) {
 	for _, d := range t.differences() {
-		if d.by < clockDifference {
+		if d.by < clockDifference || len(all) == mostPlaces {
 			continue
 		}
 		what := "the times of the story are corrected by that"

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -39,15 +40,19 @@ func Run(ctx context.Context, in Input) (Report, error) {
 // explain reads what the paths lead to. Files that are as they were at the last time are not read again.
 func (r *reading) explain(ctx context.Context, in Input) (Report, error) {
 	c := &collector{limits: in.Limits, stdin: in.Stdin}
-	defer c.close()
 	if err := c.collect(ctx, in.Paths); err != nil {
 		return Report{}, err
 	}
 	r.left, r.bytes, r.binary = in.Limits.Bytes, 0, 0
+	r.room = room{memory: in.Limits.Memory, ids: idsOfAll}
+	before := r.kept
+	if before != nil {
+		r.kept = map[string]*keptFile{}
+	}
 	var files []*logFile
 	for i, s := range c.sources {
 		r.tell(Progress{File: s.name, Done: i, Files: len(c.sources)})
-		f, err := r.source(ctx, s, c)
+		f, err := r.source(ctx, s, before[s.name], c)
 		if err != nil {
 			return Report{}, err
 		}
@@ -60,9 +65,11 @@ func (r *reading) explain(ctx context.Context, in Input) (Report, error) {
 		return Report{}, unreadable(c.notes)
 	}
 	for _, f := range files {
-		c.notes = append(c.notes, f.notes...)
+		for _, note := range f.notes {
+			c.note("%s", note)
+		}
 	}
-	return judge(merge(in.Limits, files), c.notes), nil
+	return judge(merge(files), c.said()), nil
 }
 
 func unreadable(notes []string) error {
@@ -79,11 +86,28 @@ type reading struct {
 	left      int64 // bytes of all files that may still be read
 	bytes     int64 // read
 	binary    int
+	room      room
+	in        *bufio.Reader
 	buf       []byte
 	progress  func(Progress)
 	last      Progress
 	addresses map[string]*line     // the last address of the older generation of a log
 	kept      map[string]*keptFile // of a reading that goes on; nil for one that does not
+}
+
+// room is what may still be kept of all files.
+type room struct {
+	memory int64
+	ids    int
+}
+
+// idsOfAll is how many ids are kept of all files: enough to compare the clocks of all their machines.
+const idsOfAll = 200_000
+
+// take accounts for what is kept of a file.
+func (r *room) take(f *logFile) {
+	r.memory -= f.size()
+	r.ids -= len(f.ids)
 }
 
 // keptFile is a file as it was read the last time.
@@ -101,12 +125,14 @@ func (r *reading) tell(p Progress) {
 	}
 }
 
-func (r *reading) source(ctx context.Context, s source, notes *collector) (*logFile, error) {
-	if before := r.kept[s.name]; before != nil && s.state != "" && before.state == s.state {
+func (r *reading) source(ctx context.Context, s source, before *keptFile, notes *collector) (*logFile, error) {
+	if before != nil && s.state != "" && before.state == s.state {
 		r.left -= before.size
+		r.room.take(before.file)
+		r.kept[s.name] = before
 		return before.file, nil
 	}
-	if r.left <= 0 {
+	if r.left <= 0 || r.room.memory <= 0 {
 		notes.note("%s was not read: the limit of all files together is reached", s.name)
 		return nil, nil
 	}
@@ -117,10 +143,10 @@ func (r *reading) source(ctx context.Context, s source, notes *collector) (*logF
 	}
 	defer file.Close()
 	counted := &counter{in: file, reading: r}
-	content, isText := text(counted)
+	content, isText := text(r.buffered(counted))
 	if !isText {
 		r.binary++
-		if s.named || strings.Contains(s.name, "!") && r.binary <= 50 {
+		if s.named || strings.Contains(s.name, "!") {
 			notes.note("%s was not read: it holds no text", s.name)
 		}
 		return nil, nil
@@ -132,15 +158,25 @@ func (r *reading) source(ctx context.Context, s source, notes *collector) (*logF
 		return nil, err
 	}
 	r.left -= counted.n
+	r.room.take(f)
 	if r.kept != nil {
 		r.kept[s.name] = &keptFile{s.state, f, counted.n}
 	}
 	return f, nil
 }
 
+// buffered reads with the memory of the last file.
+func (r *reading) buffered(in io.Reader) *bufio.Reader {
+	if r.in == nil {
+		r.in = bufio.NewReaderSize(nil, 64<<10)
+	}
+	r.in.Reset(in)
+	return r.in
+}
+
 // file reads one file.
 func (r *reading) file(ctx context.Context, name string, content io.Reader, limits Limits) (*logFile, error) {
-	o := newObserver(name, limits)
+	o := newObserver(name, limits, r.room)
 	log := generations(name)
 	if older := r.addresses[log]; older != nil && older.file != name {
 		o.address = older

@@ -11,7 +11,7 @@ import (
 
 // extra are the findings that need more than lines with a mark.
 var extra = []func(*timeline) []finding{linkTroubles, disagreement, noEntraToken, tenantNotOnboarded, flipping, sharedIdentity, everyPathFails, nameOnAccount,
-	switchedOffForSetup, awayTooLong, cutCommandLine, automaticSite, certificateSwitch, tokenAndManagementPoint, unauthorizedByToken, unknownUser, tokenOfOther, certificateSelection, contentName}
+	switchedOffForSetup, awayTooLong, cutCommandLine, automaticSite, certificateSwitch, tokenAndManagementPoint, unauthorizedByToken, postFailedBy500, unknownUser, tokenOfOther, certificateSelection, contentName}
 
 // pair makes a finding of two lines.
 func pair(code catalog.Code, sure Sure, first, second line) finding {
@@ -26,12 +26,22 @@ func (t *timeline) firsts(marks ...mark) (all []line) {
 	return all
 }
 
-func (t *timeline) codes(codes ...catalog.Code) (all []line) {
-	for _, code := range codes {
-		all = append(all, t.firsts(mark(code))...)
+// pairs makes a finding of each line with a mark and the first line with another one on its machine that fits it.
+func (t *timeline) pairs(code catalog.Code, sure Sure, first, second mark, fit func(a, b *line) bool) (found []finding) {
+	for _, a := range t.firsts(first) {
+		for _, s := range t.of(&a, second) {
+			if b := s.lines[0]; fit(&a, &b) {
+				found = append(found, pair(code, sure, a, b))
+				break
+			}
+		}
 	}
-	return all
+	return found
 }
+
+func before(a, b *line) bool { return after(b, a) }
+
+func always(*line, *line) bool { return true }
 
 // sharedIdentity finds one client id on machines with different hardware (S0:L25).
 func sharedIdentity(t *timeline) []finding {
@@ -41,12 +51,17 @@ func sharedIdentity(t *timeline) []finding {
 			hardwareOf[folderOf(l.file)] = found[1]
 		}
 	}
-	for i, a := range t.assigned {
-		for _, b := range t.assigned[i+1:] {
-			one, other := hardwareOf[folderOf(a.l.file)], hardwareOf[folderOf(b.l.file)]
-			if a.id == b.id && one != "" && other != "" && one != other {
-				return []finding{pair(catalog.SymptomDuplicateIdentity, Likely, a.l, b.l)}
-			}
+	first := map[string]assignment{} // of an id, on a machine whose hardware is known
+	for _, b := range t.assigned {
+		other := hardwareOf[folderOf(b.l.file)]
+		if other == "" {
+			continue
+		}
+		a, known := first[b.id]
+		if !known {
+			first[b.id] = b
+		} else if hardwareOf[folderOf(a.l.file)] != other {
+			return []finding{pair(catalog.SymptomDuplicateIdentity, Likely, a.l, b.l)}
 		}
 	}
 	return nil
@@ -99,10 +114,12 @@ func ownerName(l *line) string {
 
 // switchedOffForSetup finds a revocation check that was switched off for the installation, which went well, and fails later (S2:L227).
 func switchedOffForSetup(t *timeline) (found []finding) {
-	for _, set := range t.firsts(noCRLCheck) {
-		for _, failed := range t.codes(catalog.SymptomRevocationCheckFailed) {
+	sets := t.firsts(noCRLCheck)
+	for _, set := range sets[:min(len(sets), sightingsOfMachine)] {
+		for _, failed := range t.firsts(mark(catalog.SymptomRevocationCheckFailed)) {
 			if !ofSetup(&failed) && (after(&failed, &set) || !sameLog(&set, &failed) && (set.time.IsZero() || failed.time.IsZero())) {
 				found = append(found, pair(catalog.SymptomNoCRLCheckTooShort, Likely, set, failed))
+				break
 			}
 		}
 	}
@@ -116,12 +133,12 @@ const absence = 30 * 24 * time.Hour
 
 // awayTooLong finds a token that is refused after a long silence of a client that had worked.
 func awayTooLong(t *timeline) (found []finding) {
-	for _, failed := range t.codes(catalog.SymptomGatewayInvalidToken) {
+	for _, failed := range t.firsts(mark(catalog.SymptomGatewayInvalidToken)) {
 		if failed.time.IsZero() || ofSetup(&failed) {
 			continue
 		}
-		for _, s := range t.sightings(cached, replied, registered, delivered) {
-			if last := s.last; sameMachine(&last, &failed) && !last.time.IsZero() && failed.time.Sub(last.time) >= absence {
+		for _, s := range t.of(&failed, cached, replied, registered, delivered) {
+			if last := s.last; !last.time.IsZero() && failed.time.Sub(last.time) >= absence {
 				found = append(found, pair(catalog.SymptomAwayTooLong, Likely, last, failed))
 				break
 			}
@@ -131,21 +148,14 @@ func awayTooLong(t *timeline) (found []finding) {
 }
 
 // cutCommandLine finds a command line with a token that the installer could not take apart.
-func cutCommandLine(t *timeline) (found []finding) {
-	for _, given := range t.firsts(regToken) {
-		for _, failed := range t.codes(catalog.SymptomPropertySyntax) {
-			if sameMachine(&given, &failed) {
-				found = append(found, pair(catalog.SymptomCommandLineCut, Likely, given, failed))
-			}
-		}
-	}
-	return found
+func cutCommandLine(t *timeline) []finding {
+	return t.pairs(catalog.SymptomCommandLineCut, Likely, regToken, mark(catalog.SymptomPropertySyntax), always)
 }
 
 // automaticSite finds the site code AUTO with a gateway, and no registration after it.
 func automaticSite(t *timeline) (found []finding) {
 	for _, given := range t.firsts(autoSite) {
-		works := slices.ContainsFunc(t.sightings(registered, cached, replied), func(s *sighting) bool { return sameMachine(&s.last, &given) && after(&s.last, &given) })
+		works := slices.ContainsFunc(t.of(&given, registered, cached, replied), func(s *sighting) bool { return after(&s.last, &given) })
 		if !works {
 			found = append(found, finding{code: catalog.SymptomAutomaticSite, sure: Likely, lines: []line{given}, last: given, count: 1})
 		}
@@ -154,28 +164,18 @@ func automaticSite(t *timeline) (found []finding) {
 }
 
 // certificateSwitch finds the switch for certificates on a device that is joined to a tenant.
-func certificateSwitch(t *timeline) (found []finding) {
-	for _, given := range t.firsts(usePKICert) {
-		for _, joined := range t.firsts(joinedDevice) {
-			asked := slices.ContainsFunc(t.sightings(askedEntra, entraAsking, entraToken, installed, registered), func(s *sighting) bool { return sameMachine(&s.last, &given) })
-			if sameMachine(&joined, &given) && !asked {
-				found = append(found, pair(catalog.SymptomPKISwitchOnJoined, Likely, given, joined))
-			}
-		}
-	}
-	return found
+func certificateSwitch(t *timeline) []finding {
+	return t.pairs(catalog.SymptomPKISwitchOnJoined, Likely, usePKICert, joinedDevice, func(given, _ *line) bool {
+		return len(t.of(given, askedEntra, entraAsking, entraToken, installed, registered)) == 0
+	})
 }
 
 // tokenAndManagementPoint finds an installation with /mp and /regtoken that ends with 0x87d0027e.
-func tokenAndManagementPoint(t *timeline) (found []finding) {
-	for _, given := range t.firsts(mpAndToken) {
-		for _, failed := range t.firsts(noTokenCode) {
-			if sameMachine(&given, &failed) && after(&failed, &given) && !t.status(catalog.SymptomConnectorUnauthorized, "cmgconnector_unauthorized") {
-				found = append(found, pair(catalog.SymptomManagementPointWithToken, Likely, given, failed))
-			}
-		}
+func tokenAndManagementPoint(t *timeline) []finding {
+	if t.status(catalog.SymptomConnectorUnauthorized, "cmgconnector_unauthorized") {
+		return nil
 	}
-	return found
+	return t.pairs(catalog.SymptomManagementPointWithToken, Likely, mpAndToken, noTokenCode, before)
 }
 
 // status says whether a symptom was seen by a text.
@@ -185,33 +185,37 @@ func (t *timeline) status(code catalog.Code, text string) bool {
 	})
 }
 
-// unauthorizedByToken finds the code of a refused token on a line that no other symptom has.
+// unauthorizedByToken finds the code of a refused token on a line that no other symptom has. The code alone only says that an
+// answer was not the wanted one; the line must be about a token.
 func unauthorizedByToken(t *timeline) (found []finding) {
 	if len(t.seen[mark(catalog.SymptomConnectorUnauthorized)]) > 0 {
 		return nil
 	}
 	for _, s := range t.sightings(noTokenCode) {
-		found = append(found, finding{code: catalog.SymptomConnectorUnauthorized, sure: Likely, lines: cut(s.lines), last: s.last, count: s.count})
-	}
-	return found
-}
-
-// unknownUser finds a registration with a user's token that is put off again and again.
-func unknownUser(t *timeline) (found []finding) {
-	for _, asked := range t.firsts(entraUser) {
-		for _, failed := range t.firsts(transient) {
-			if sameMachine(&asked, &failed) && after(&failed, &asked) && !strings.Contains(failed.low, "post to") {
-				found = append(found, pair(catalog.SymptomUserUnknown, Likely, asked, failed))
-			}
+		of := slices.DeleteFunc(slices.Clone(s.lines), func(l line) bool { return !containsAny(l.low, []string{"token", "ccm_sts"}) })
+		if len(of) > 0 {
+			found = append(found, finding{code: catalog.SymptomConnectorUnauthorized, sure: Likely, lines: of, last: of[len(of)-1], count: len(of)})
 		}
 	}
 	return found
 }
 
+// postFailedBy500 finds a message that was not taken, and the status 500 on the same machine; without it the line does not say why.
+func postFailedBy500(t *timeline) []finding {
+	return t.pairs(catalog.SymptomPostFailed500, Likely, transient, serverFailed, func(failed, _ *line) bool { return strings.Contains(failed.low, "post to ") })
+}
+
+// unknownUser finds a registration with a user's token that is put off again and again.
+func unknownUser(t *timeline) []finding {
+	return t.pairs(catalog.SymptomUserUnknown, Likely, entraUser, transient, func(asked, failed *line) bool {
+		return before(asked, failed) && !strings.Contains(failed.low, "post to")
+	})
+}
+
 // tokenOfOther finds a token that is kept for another account than the one whose token ended before (S2:L213-215).
 func tokenOfOther(t *timeline) (found []finding) {
 	for _, ended := range t.firsts(tokenEnded) {
-		for _, s := range t.sightings(cached) {
+		for _, s := range t.later(&ended, cached) {
 			i := slices.IndexFunc(s.lines, func(l line) bool { return sameLog(&l, &ended) && after(&l, &ended) })
 			if i < 0 {
 				continue
@@ -219,6 +223,7 @@ func tokenOfOther(t *timeline) (found []finding) {
 			one, other := accountForm.FindStringSubmatch(ended.text), accountForm.FindStringSubmatch(s.lines[i].text)
 			if one != nil && other != nil && one[1] != other[1] {
 				found = append(found, pair(catalog.SymptomTokenOfOther, Likely, ended, s.lines[i]))
+				break
 			}
 		}
 	}
@@ -283,13 +288,6 @@ func certificateSelection(t *timeline) (found []finding) {
 }
 
 // contentName finds content that cannot be listed after the name in a certificate was refused.
-func contentName(t *timeline) (found []finding) {
-	for _, refused := range t.codes(catalog.SymptomServerNameMismatch) {
-		for _, failed := range t.firsts(contentFailed) {
-			if sameMachine(&refused, &failed) && after(&failed, &refused) {
-				found = append(found, pair(catalog.SymptomContentName, Certain, refused, failed))
-			}
-		}
-	}
-	return found
+func contentName(t *timeline) []finding {
+	return t.pairs(catalog.SymptomContentName, Certain, mark(catalog.SymptomServerNameMismatch), contentFailed, before)
 }

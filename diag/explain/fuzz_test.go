@@ -2,6 +2,7 @@ package explain
 
 import (
 	"archive/zip"
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"io"
@@ -13,14 +14,14 @@ import (
 
 // fuzzLimits are small, so that a fuzzer meets them.
 func fuzzLimits() Limits {
-	return Limits{Files: 8, FileBytes: 1 << 16, Bytes: 1 << 17, Line: 1 << 12, Lines: 1 << 10, Members: 64, ZipRatio: 20, Kept: 64}
+	return Limits{Files: 8, FileBytes: 1 << 16, Bytes: 1 << 17, Line: 1 << 12, Lines: 1 << 10, Members: 64, Directory: 1 << 16, ZipRatio: 20, Kept: 64, Memory: 1 << 20}
 }
 
 // FuzzText reads bytes as text of whatever encoding they seem to be.
 func FuzzText(f *testing.F) {
 	f.Add([]byte("CMGConnector_Forbidden"))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		r, isText := text(bytes.NewReader(content))
+		r, isText := text(bufio.NewReader(bytes.NewReader(content)))
 		if !isText {
 			return
 		}
@@ -114,7 +115,7 @@ func FuzzReport(f *testing.F) {
 func FuzzAccess(f *testing.F) {
 	f.Add("date time s-ip cs-method cs-uri-stem sc-status", "2024-03-11 09:00:00 10.0.0.5 GET /SMS_MP/.sms_aut 200")
 	f.Fuzz(func(t *testing.T, header, text string) {
-		o := newObserver("fuzz.log", fuzzLimits())
+		o := newObserver("fuzz.log", fuzzLimits(), room{memory: 1 << 20, ids: 64})
 		o.record([]byte("#Fields: "+header), 1)
 		o.record([]byte(text), 2)
 		if o.end().lines > 1 {

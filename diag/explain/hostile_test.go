@@ -190,13 +190,15 @@ func TestHostileArchives(t *testing.T) {
 	folder := t.TempDir()
 	write(t, filepath.Join(folder, "a.zip"), b.Bytes())
 	write(t, filepath.Join(folder, "packed.log.gz"), []byte{0x1f, 0x8b, 8, 0})
+	write(t, filepath.Join(folder, "folder.tar.gz"), []byte{0x1f, 0x8b, 8, 0})
+	write(t, filepath.Join(folder, "cabinet.cab"), []byte("MSCF\x00\x00\x00\x00"))
 	write(t, filepath.Join(folder, "broken.zip"), append([]byte("PK\x03\x04"), make([]byte, 40)...))
 	report := run(t, folder)
 	if code(report) != catalog.SymptomConnectorForbidden {
 		t.Errorf("got %v", report.Verdict)
 	}
 	said := strings.Join(report.Undecided, "\n")
-	for _, want := range []string{"inner.zip was not read", "hidden.log was not read", "bomb.log was read to line", "link.log was not read", "packed.log.gz was not read", "broken.zip is not a zip archive"} {
+	for _, want := range []string{"inner.zip was not read", "hidden.log was not read", "bomb.log was read to line", "link.log was not read", "packed.log.gz cannot be read", "folder.tar.gz was not read", "cabinet.cab was not read", "broken.zip is not a zip archive"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("%q is not said: %s", want, said)
 		}
@@ -205,7 +207,7 @@ func TestHostileArchives(t *testing.T) {
 		t.Error("a control character came through")
 	}
 	entries, err := os.ReadDir(folder)
-	if err != nil || len(entries) != 3 {
+	if err != nil || len(entries) != 5 {
 		t.Errorf("the folder has %d entries now, %v", len(entries), err)
 	}
 }
@@ -282,7 +284,7 @@ func TestFollow(t *testing.T) {
 	}
 	write(t, path, []byte(forbidden+"\n"))
 	ctx, cancel := context.WithCancel(t.Context())
-	ticks, told := make(chan time.Time), make(chan catalog.Code, 1)
+	ticks, told, later := make(chan time.Time), make(chan catalog.Code, 1), time.Now().Add(24*time.Hour)
 	done := make(chan error)
 	go func() {
 		done <- Follow(ctx, Input{Paths: []string{folder}}, ticks, func(r Report) { told <- code(r) })
@@ -292,8 +294,8 @@ func TestFollow(t *testing.T) {
 	}
 	for _, s := range steps {
 		s.act()
-		ticks <- time.Time{}
-		ticks <- time.Time{} // taken only after the one before was worked through
+		ticks <- later
+		ticks <- time.Time{} // comes too soon, and is taken only when the reading has ended
 		got := catalog.Code("-")
 		select {
 		case got = <-told:
@@ -302,6 +304,15 @@ func TestFollow(t *testing.T) {
 		if got != s.want {
 			t.Errorf("%s: got %q, want %q", s.name, got, s.want)
 		}
+	}
+	ticks <- time.Time{} // taken when the last reading has ended
+	write(t, path, []byte(refused+"\n"))
+	ticks <- time.Time{}
+	ticks <- time.Time{} // too soon after it, both
+	select {
+	case got := <-told:
+		t.Errorf("a tick too soon: got %q", got)
+	default:
 	}
 	cancel()
 	if err := <-done; err != nil {

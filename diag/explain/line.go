@@ -38,7 +38,8 @@ type line struct {
 	low       string // text in lower case
 	access    *logfile.AccessRecord
 	event     *event
-	before    *line // of an HTTP error without an address: the line before it that has one
+	before    *line  // of an HTTP error without an address: the line before it that has one
+	host      string // ... of a line that is kept: the host of that one
 }
 
 // event is one line of our JSON logs. Only what the rules use is kept.

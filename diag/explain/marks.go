@@ -54,6 +54,8 @@ const (
 	entraUser     mark = "registers with Entra"
 	transient     mark = "0x87d00231"
 	noTokenCode   mark = "0x87d0027e"
+	postFailed    mark = "post failed" // without a reason
+	serverFailed  mark = "status 500"
 	hardware      mark = "hardware id"
 	listedName    mark = "name in the directory"
 	listing       mark = "listing of the directory"
@@ -66,6 +68,11 @@ const (
 var good = []mark{firstLeg, registered, cached, issued, entraToken, replied, delivered, downloaded, forwarded, connected, answered, tested, usableCert, recorded, moved,
 	provided, installed, fine, mark(catalog.SymptomNoDeviceManagement)}
 
+// progress are the marks of good that show that the work of a machine goes on.
+var progress = []mark{registered, cached, replied, delivered, downloaded, forwarded, connected, answered, tested, recorded, moved, provided, installed}
+
+func goesWell(m mark) bool { return slices.Contains(progress, m) }
+
 // look says which lines have a mark: those that hold all of the texts, one of any and none of the others, and pass the
 // test. Texts are in lower case and compared without regard to case. A look for requests has a test alone.
 type look struct {
@@ -76,6 +83,7 @@ type look struct {
 	test    func(*line) bool
 	request bool // for records of a web server; the others are for all other lines
 	enough  bool // ... and of some of these not even that
+	well    bool // ... its mark shows that the work goes on
 	plain   bool // nothing but the number of the lines and the last one matters when there are many
 }
 
@@ -136,6 +144,13 @@ func fits(expression string) func(*line) bool {
 	form := regexp.MustCompile(expression)
 	return func(l *line) bool { return form.MatchString(l.low) }
 }
+
+// allowedMetered says that ccmsetup was told that the network may cost money, and not that it was not told so.
+func allowedMetered(l *line) bool {
+	return has("allowmetered")(l) && !notAllowedMetered.MatchString(l.low)
+}
+
+var notAllowedMetered = regexp.MustCompile(`allowmetered\S*(?: switch| option| parameter)? (?:was|is) not|(?:without|no) \S{0,2}allowmetered`)
 
 // of tests for the component that wrote a line, by a part of its name in lower case.
 func of(components ...string) func(*line) bool {
@@ -429,7 +444,7 @@ var linkMessages = []string{"no gateway to connect to", "site state stream ended
 func troubled(l *line) bool {
 	switch {
 	case l.kind == clientLine:
-		return l.severity == logfile.Error && !noTrouble.MatchString(l.low)
+		return (l.severity == logfile.Error || l.severity == logfile.Warning && containsAny(l.low, putOff)) && !noTrouble.MatchString(l.low)
 	case l.event != nil:
 		return l.severity == logfile.Error
 	case l.access != nil:
@@ -438,10 +453,14 @@ func troubled(l *line) bool {
 	return containsAny(l.low, troubleWords) && !noTrouble.MatchString(l.low)
 }
 
+// putOff are words of warnings that tell of something which is not done, or not now.
+var putOff = []string{"will not ", "cannot ", "could not", "unable to", "failed", "denied", "refused", "not allowed", "not permitted", "timed out", "retry", "was not "}
+
 var troubleWords = []string{" error", "error ", "error:", "error=", "error(", "exception", "failed", "erreur", "fehler", "fehlgeschlagen", "chec de"}
 
-// noTrouble are sentences with such a word that say that there is none.
-var noTrouble = regexp.MustCompile(`\b(?:no|0|without|keine|ohne|aucune?|sans) (?:errors?|failed|failures?|fehler|erreurs?)\b|(?:errors?|failed|fehler|erreurs?)(?: code)?[ :=]+(?:0x0+|0)(?:[^0-9a-fx]|$)|error_success|if .* failed`)
+// noTrouble are sentences with such a word that say that there is none, and those that every client writes that is away from its
+// company's network: no site of the directory, no WINS, no service record.
+var noTrouble = regexp.MustCompile(`lsgetadsitename\(\) failed|sms_slp.{0,40} wins|dns service record|lsissitecompatible|\b(?:no|0|without|keine|ohne|aucune?|sans) (?:errors?|failed|failures?|fehler|erreurs?)\b|(?:errors?|failed|fehler|erreurs?)(?: code)?[ :=]+(?:0x0+|0)(?:[^0-9a-fx]|$)|error_success|if .* failed`)
 
 func hexadecimal(digits string) (n uint64) {
 	for _, digit := range strings.ToLower(digits) {

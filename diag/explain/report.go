@@ -120,13 +120,16 @@ func judge(t *timeline, notes []string) Report {
 	case len(first) > 0:
 		report.blame(t, first[0], active)
 	case len(works) > 0 && len(unknown)-recovered == 0 && t.enough(works, open):
-		report.healthy(works, len(open) > 0 || recovered > 0)
+		report.healthy(works, len(open) > 0 || recovered > 0 || slices.ContainsFunc(past, finding.vague))
 	}
 	report.also(active, past)
 	report.harmless(t)
 	report.Undecided = append(report.Undecided, unknown...)
-	for _, l := range open {
+	for _, l := range open[:min(len(open), mostPlaces)] {
 		report.undecided("%s: a client was asked to authenticate (401), and neither a 200 nor a second 401 follows; the log may end too early", place(&l))
+	}
+	if more := len(open) - mostPlaces; more > 0 {
+		report.undecided("the same of %s more", number(more, "client"))
 	}
 	for _, f := range past {
 		report.undecided("%s was seen %s until %s, and is over since %s: whether it comes again, the logs do not say", f.code, times(f.count), place(&f.last), place(f.over))
@@ -140,6 +143,9 @@ func judge(t *timeline, notes []string) Report {
 	report.Events = t.events(&report, active, past, t.works())
 	return report
 }
+
+// mostPlaces is how many places of one kind are named.
+const mostPlaces = 20
 
 func (r *Report) undecided(format string, arguments ...any) {
 	r.Undecided = append(r.Undecided, fmt.Sprintf(format, arguments...))
@@ -178,69 +184,161 @@ func (t *timeline) alone(r rule) bool {
 }
 
 func (t *timeline) finding(r rule, sightings []*sighting) finding {
-	f := finding{code: r.code, sure: cmp.Or(r.sure, Certain)}
+	f := finding{code: r.code, sure: cmp.Or(r.sure, Certain), last: sightings[0].last}
 	for _, s := range sightings {
 		f.lines = append(f.lines, s.lines...)
 		f.count += s.count
-	}
-	slices.SortStableFunc(f.lines, earlier)
-	f.lines = cut(f.lines)
-	f.last = sightings[0].last
-	for _, s := range sightings {
 		if after(&s.last, &f.last) {
 			f.last = s.last
 		}
+		if len(f.lines) > 100*sightingLines {
+			f.lines = earliest(f.lines)
+		}
 	}
+	f.lines = earliest(f.lines)
 	return f
+}
+
+// earliest sorts lines and returns as many of them as a finding has.
+func earliest(lines []line) []line {
+	slices.SortStableFunc(lines, earlier)
+	return cut(lines)
 }
 
 // current merges findings of one code and says of each whether it is history: after its last line in every folder, the
 // same machine shows that it works.
 func current(t *timeline, findings []finding) (merged []finding) {
+	at := map[catalog.Code]int{}
 	for _, f := range findings {
 		if f.over == nil {
 			f.over = t.history(f)
 		}
-		if i := slices.IndexFunc(merged, func(m finding) bool { return m.code == f.code }); i >= 0 {
-			m := &merged[i]
-			m.lines = cut(append(m.lines, f.lines...))
-			m.count += f.count
-			if f.over == nil {
-				m.over = nil
-			}
+		i, ok := at[f.code]
+		if !ok {
+			at[f.code] = len(merged)
+			merged = append(merged, f)
 			continue
 		}
-		merged = append(merged, f)
+		m := &merged[i]
+		m.count += f.count
+		if m.over != nil && f.over == nil { // what goes on proves more than what is over
+			m.lines, m.last, m.over, f.lines = f.lines, f.last, nil, m.lines
+		}
+		m.lines = cut(append(m.lines, f.lines...))
 	}
 	return merged
 }
 
 func (t *timeline) history(f finding) (since *line) {
-	over := ruleOf(f.code).over
+	over := overOf(f.code)
 	if len(over) == 0 {
 		return nil
 	}
 	sightings := t.seen[mark(f.code)]
 	if len(sightings) == 0 || len(f.lines) > 0 && f.code == catalog.SymptomNoEntraToken {
 		sightings = []*sighting{{last: f.last}}
+	} else if known, ok := t.over[f.code]; ok {
+		return known
 	}
 	for _, s := range sightings {
-		well := t.wellAfter(&s.last, over)
-		if well == nil {
-			return nil
+		since = t.wellAfter(&s.last, over)
+		if since == nil {
+			since = t.calmSince(&s.last, ruleOf(f.code).calm)
 		}
-		since = well
+		if since != nil && !slices.Contains(renewed, over[0]) && s.returns(since) {
+			since = nil
+		}
+		if since == nil {
+			break
+		}
+	}
+	if len(t.seen[mark(f.code)]) > 0 {
+		t.over[f.code] = since
 	}
 	return since
 }
 
-func (t *timeline) wellAfter(bad *line, over []mark) *line {
-	for _, s := range t.sightings(over...) {
-		if sameMachine(&s.last, bad) && after(&s.last, bad) {
-			return &s.last
+// vague says whether nothing but replies of another host, or of one that is not named, show that the way to a gateway is free again.
+func (f finding) vague() bool {
+	return gatewayWords.MatchString(f.last.low) && f.last.toHost() != "" && f.over.toHost() != f.last.toHost() && strings.Contains(f.over.low, "reply")
+}
+
+// overOf returns after what a symptom is history: for a code that our own client names, a way to the site that works.
+func overOf(code catalog.Code) []mark {
+	if ofOurClient(code) {
+		return working
+	}
+	return ruleOf(code).over
+}
+
+// ofOurClient says whether only a device names the code.
+func ofOurClient(code catalog.Code) bool {
+	return code >= "P550" && code <= "P649" || code >= "P990" && code <= "P998"
+}
+
+// wellAfter returns what shows, later than a line, on its machine, that something works: of its own log the last such line.
+func (t *timeline) wellAfter(bad *line, over []mark) (well *line) {
+	anyWay := !gatewayWords.MatchString(bad.low) || t.quietAfter(bad)
+	for _, m := range over {
+		for _, s := range t.later(bad, m) {
+			if (anyWay || t.sameWay(bad, &s.last, m)) && (well == nil || inLog(&s.last, well) > 0) {
+				well = &s.last
+			}
+		}
+	}
+	if well != nil {
+		return well
+	}
+	for _, m := range over {
+		for _, s := range t.of(bad, m) {
+			if after(&s.last, bad) && (anyWay || t.sameWay(bad, &s.last, m)) {
+				return &s.last
+			}
 		}
 	}
 	return nil
+}
+
+// calmSince returns other work on the machine of a line, long after it.
+func (t *timeline) calmSince(bad *line, calm []mark) *line {
+	for _, s := range t.of(bad, calm...) {
+		if l := &s.last; !bad.time.IsZero() && l.time.Sub(bad.time) >= quietTime {
+			return l
+		}
+	}
+	return nil
+}
+
+// sameWay says whether work that goes well ends what was wrong with the way to a gateway: what the management point of the company's
+// network answers tells nothing of it, unless the log goes on long without that. Where only some lines name their host, those
+// without one are of the same. A client that goes on with another management point is well.
+func (t *timeline) sameWay(bad, well *line, m mark) bool {
+	one, other := bad.toHost(), well.toHost()
+	if other != "" || m == delivered {
+		return other == one && one != "" || gatewayWords.MatchString(well.low)
+	}
+	return !slices.ContainsFunc(t.ofLog[generations(well.file)][delivered], func(s *sighting) bool {
+		return after(&s.last, bad) && s.last.toHost() != "" && !t.sameWay(bad, &s.last, delivered)
+	})
+}
+
+// quietAfter says whether the log of a line goes on long after it.
+func (t *timeline) quietAfter(bad *line) bool {
+	return !bad.time.IsZero() && slices.ContainsFunc(t.logs[generations(bad.file)], func(f *logFile) bool {
+		return f.last.Add(-t.offsets[folderOf(f.name)]).Sub(bad.time) >= quietTime
+	})
+}
+
+// toHost is the host that a line is about, "" where it is not said.
+func (l *line) toHost() string { return cmp.Or(hostOf(l.low), l.host) }
+
+var hostForm = regexp.MustCompile(`(?:https?://|host[= ]'?|server ')([a-z0-9][a-z0-9.-]*)`)
+
+func hostOf(low string) string {
+	if found := hostForm.FindStringSubmatch(low); found != nil {
+		return strings.TrimRight(found[1], ".")
+	}
+	return ""
 }
 
 func divide(findings []finding) (active, past []finding) {
@@ -333,7 +431,7 @@ func (r *Report) blame(t *timeline, root finding, active []finding) {
 		}
 	}
 	for _, s := range t.sightings(refusal) {
-		if l := s.lines[0]; explains(&root, &l) {
+		if l := s.lines[0]; len(r.Followed) < 24 && explains(&root, &l) {
 			r.Followed = append(r.Followed, fmt.Sprintf("a device was refused, %s from %s: %s", times(s.count), place(&l), shown(l.text)))
 		}
 	}
@@ -377,18 +475,19 @@ func (r *Report) prove(lines []line, most int) {
 }
 
 // enough says whether what went well outweighs requests that were never answered: the last lines of a log always cut some
-// conversations in two.
+// conversations in two. Where none was ever seen whole, other requests tell nothing of them.
 func (t *timeline) enough(works []finding, open []line) bool {
-	well := 0
+	well, whole := 0, false
 	for _, f := range t.files {
 		well += f.kinds[accessLine] / 5
 	}
 	for _, w := range works {
 		if mark(w.code) == firstLeg {
 			well += w.count / 2
+			whole = true
 		}
 	}
-	return len(open) == 0 || well >= 4*len(open)
+	return len(open) == 0 || whole && well >= 4*len(open)
 }
 
 // harmless names what was seen and is no failure.
@@ -406,17 +505,19 @@ func (r *Report) harmless(t *timeline) {
 // all of them are.
 func (t *timeline) recovered(unknown []string) ([]string, int) {
 	for _, f := range t.files {
-		for _, s := range []*sighting{f.seen[refusal], &f.unknown} {
-			if s == nil || s.count == 0 || !f.known() {
-				continue
-			}
-			goesOn := slices.ContainsFunc(t.sightings(working...), func(well *sighting) bool { return sameLog(&well.last, &s.last) && after(&well.last, &s.last) })
-			if !goesOn {
+		for _, s := range []*sighting{f.seen[refusal], f.seen[postFailed], &f.unknown} {
+			if s != nil && s.count > 0 && f.known() && !t.goesOn(s) {
 				return unknown, 0
 			}
 		}
 	}
 	return unknown, len(unknown)
+}
+
+// goesOn says whether the log of a sighting shows later that the work of its machine goes on, and not only until it comes again.
+func (t *timeline) goesOn(bad *sighting) bool {
+	well := t.wellAfter(&bad.last, progress)
+	return well != nil && sameLog(well, &bad.last) && !bad.returns(well)
 }
 
 func (r *Report) healthy(works []finding, doubt bool) {
@@ -487,11 +588,24 @@ func explains(root *finding, l *line) bool {
 
 // refusals are the answers to devices that nothing explains.
 func (t *timeline) refusals(causes []finding) (all []string) {
+	more := 0
 	for _, s := range t.sightings(refusal) {
 		l := s.lines[0]
-		if !slices.ContainsFunc(causes, func(f finding) bool { return explains(&f, &l) }) {
+		switch {
+		case slices.ContainsFunc(causes, func(f finding) bool { return explains(&f, &l) }):
+		case len(all) == mostPlaces:
+			more += s.count
+		default:
 			all = append(all, fmt.Sprintf("%s: a device was refused, %s, and the line does not say why: %s", place(&l), times(s.count), shown(l.text)))
 		}
+	}
+	for _, s := range t.sightings(postFailed) {
+		if l := s.lines[0]; len(causes) == 0 && len(all) < mostPlaces {
+			all = append(all, fmt.Sprintf("%s: a message was not taken, %s, and the line does not say why: %s", place(&l), times(s.count), shown(l.text)))
+		}
+	}
+	if more > 0 {
+		all = append(all, fmt.Sprintf("a device was refused %s more, and the lines do not say why", times(more)))
 	}
 	return all
 }

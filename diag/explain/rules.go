@@ -21,14 +21,22 @@ type rule struct {
 	found []catalog.Code // ... or one of these, which several lines make
 	// over are marks after which, on the same machine, the symptom is history.
 	over []mark
+	// calm are marks that say so only when they come quietTime after it: other work, which the symptom would have disturbed.
+	calm []mark
 	// weak says that the symptom only tells that something ended badly: whatever else is there is the reason. The larger, the weaker.
 	weak int
 	// own says that a code of our own servers at the same time is the reason of this symptom.
 	own bool
 }
 
+// quietTime is how long a symptom has to be away for other work to show that it is over.
+const quietTime = 30 * time.Minute
+
+// renewed are marks of what is got anew by itself when it ends: that it ends again and again is its life.
+var renewed = []mark{cached, entraToken, registered, installed}
+
 // working are marks after which a client's way to its site works.
-var working = []mark{cached, replied, registered, delivered, downloaded, installed}
+var working = []mark{replied, cached, registered, delivered, downloaded, installed}
 
 // flagCodes are the reasons for which TLS fails.
 var flagCodes = []catalog.Code{
@@ -45,6 +53,10 @@ var wayCodes = append([]catalog.Code{
 	catalog.SymptomGatewayNameNotResolved, catalog.SymptomNameNotResolved, catalog.SymptomCannotConnect, catalog.SymptomConnectionLost,
 	catalog.SymptomInvalidAnswer, catalog.SymptomTLSFailed,
 }, flagCodes...)
+
+// gatewayDownCodes are the reasons for which a gateway takes no connection or leaves it without an answer.
+var gatewayDownCodes = []catalog.Code{catalog.SymptomStoppedByThreshold, catalog.SymptomRoleCertificateMissing, catalog.SymptomConnectorCannotReachGateway,
+	catalog.SymptomProxyRequired, catalog.SymptomPortsUsedUp}
 
 // selectionCodes are the reasons for which a connection point has no certificate to show.
 var selectionCodes = []catalog.Code{catalog.SymptomConnectorRevocationUnknown, catalog.SymptomNoClientCertificateLeft, catalog.SymptomNotAllowedCertificate,
@@ -66,8 +78,8 @@ var rules = []rule{
 	{code: catalog.SymptomAnalyzerNameResolution},
 	{code: catalog.SymptomGatewayNameNotResolved, over: working, own: true},
 	{code: catalog.SymptomNameNotResolved, over: working, own: true},
-	{code: catalog.SymptomCannotConnect, over: working, own: true},
-	{code: catalog.SymptomConnectionLost, over: working, own: true},
+	{code: catalog.SymptomCannotConnect, over: working, own: true, follows: gatewayDownCodes},
+	{code: catalog.SymptomConnectionLost, over: working, own: true, follows: gatewayDownCodes},
 	{code: catalog.SymptomInvalidAnswer, over: working, own: true},
 
 	{code: catalog.SymptomServerRootUntrusted, over: working, own: true},
@@ -173,20 +185,20 @@ var rules = []rule{
 	{code: catalog.SymptomManagementPointDown500, sure: Likely, follows: []catalog.Code{catalog.SymptomDatabaseLogin}},
 	{code: catalog.SymptomRoleCertificateAbsent, over: []mark{tested}},
 	{code: catalog.SymptomRoleCertificateAwaited, sure: Likely, over: []mark{tested}},
-	{code: catalog.SymptomDatabaseLogin, over: []mark{recorded, tested}},
+	{code: catalog.SymptomDatabaseLogin, over: []mark{recorded, tested}, calm: []mark{answered}},
 	{code: catalog.SymptomLocationDiscarded, follows: []catalog.Code{catalog.SymptomDatabaseLogin}},
 	{code: catalog.SymptomRuntimeNewer, over: []mark{installed}},
 	{code: catalog.SymptomSelfTest, weak: 1, over: []mark{tested}},
 	{code: catalog.SymptomReplyTooLong},
 	{code: catalog.SymptomDiscoveryDate},
-	{code: catalog.SymptomPostFailed500, over: []mark{replied, delivered}},
+	{code: catalog.SymptomPostFailed500, sure: Likely, over: []mark{replied, delivered}},
 	{code: catalog.SymptomBackendDown, own: true, over: []mark{forwarded}, follows: []catalog.Code{catalog.SymptomDatabaseLogin, catalog.SymptomManagementPointDown500}},
 	{code: catalog.SymptomConnectorInternalServerError, sure: Likely, own: true, over: append([]mark{forwarded}, working...), partOf: []catalog.Code{catalog.SymptomTokenLibraryMismatch},
 		follows: []catalog.Code{catalog.SymptomDatabaseLogin, catalog.SymptomPostFailed500, catalog.SymptomBackendDown, catalog.SymptomTokenAudienceUnknown, catalog.SymptomManagementPointDown500}},
 	{code: catalog.SymptomInboxSource, over: []mark{moved}},
 
 	{code: catalog.SymptomConnectorUnauthorized, own: true, over: []mark{cached}, partOf: []catalog.Code{catalog.SymptomManagementPointWithToken},
-		follows: []catalog.Code{catalog.SymptomTokenLifetimeOver, catalog.SymptomTokenAudienceUnknown}},
+		follows: []catalog.Code{catalog.SymptomTokenLifetimeOver, catalog.SymptomTokenAudienceUnknown, catalog.SymptomDatabaseLogin}},
 	{code: catalog.SymptomNothingToAuthenticateWith, own: true, weak: 1, over: []mark{cached},
 		follows: slices.Concat([]catalog.Code{catalog.SymptomGatewayInvalidToken, catalog.SymptomConnectorUnauthorized, catalog.SymptomTokenLifetimeOver, catalog.SymptomConnectorInternalServerError}, wayCodes, entraCodes)},
 	{code: catalog.SymptomDownloadUnauthenticated, own: true, weak: 1, over: []mark{cached},
@@ -208,7 +220,7 @@ var rules = []rule{
 	{code: catalog.SymptomRegistrationRejected, own: true, over: []mark{registered},
 		follows: []catalog.Code{catalog.SymptomCertificateRevoked, catalog.SymptomRegistrationBodyInvalid, catalog.SymptomRootNotInTrustList}},
 	{code: catalog.SymptomRegistrationReset, own: true, over: []mark{registered}},
-	{code: catalog.SymptomRegistrationPending, own: true, over: []mark{registered, mark(catalog.SymptomNotApproved)}},
+	{code: catalog.SymptomRegistrationPending, own: true, follows: []catalog.Code{catalog.SymptomRegistrationQueue}, over: []mark{registered, mark(catalog.SymptomNotApproved)}},
 	{code: catalog.SymptomStateNotSaved},
 	{code: catalog.SymptomTrustedRootKey, sure: Likely},
 	{code: catalog.SymptomWeakSignature, sure: Likely},
@@ -289,10 +301,7 @@ func disagreement(t *timeline) []finding {
 // onlyBesideNumber says whether the name flag is set on lines of its own only, each in a file whose numbers lack it.
 func onlyBesideNumber(t *timeline, named []*sighting) bool {
 	for _, s := range named {
-		number := false
-		for _, other := range t.sightings(flagNumber) {
-			number = number || sameLog(&other.last, &s.last)
-		}
+		number := slices.ContainsFunc(t.logs[generations(s.last.file)], func(f *logFile) bool { return f.seen[flagNumber] != nil })
 		inNumber := slices.ContainsFunc(s.lines, func(l line) bool { n, ok := flags(l.low); return ok && n&0x10 != 0 })
 		if !number || inNumber {
 			return false
@@ -304,10 +313,8 @@ func onlyBesideNumber(t *timeline, named []*sighting) bool {
 // noEntraToken finds a client that also got no user's token after its own failed (S2:L47).
 func noEntraToken(t *timeline) (found []finding) {
 	for _, tried := range t.sightings(fallback) {
-		for _, failed := range t.sightings(mark(catalog.SymptomDeviceTokenNotObtained)) {
-			if sameLog(&failed.last, &tried.last) && after(&failed.last, &tried.last) {
-				found = append(found, finding{code: catalog.SymptomNoEntraToken, sure: Certain, lines: []line{tried.last, failed.last}, last: failed.last, count: 1})
-			}
+		for _, failed := range t.later(&tried.last, mark(catalog.SymptomDeviceTokenNotObtained)) {
+			found = append(found, finding{code: catalog.SymptomNoEntraToken, sure: Certain, lines: []line{tried.last, failed.last}, last: failed.last, count: 1})
 		}
 	}
 	return found
@@ -316,12 +323,11 @@ func noEntraToken(t *timeline) (found []finding) {
 // tenantNotOnboarded finds a client that asked the gateway for its tenant's properties and stopped (S2:L26).
 func tenantNotOnboarded(t *timeline) (found []finding) {
 	for _, asked := range t.sightings(askedEntra) {
-		for _, ended := range t.sightings(setupFailed) {
-			later := func(s *sighting) bool { return sameLog(&s.last, &asked.last) && after(&s.last, &asked.last) }
-			if sameLog(&ended.last, &asked.last) && after(&ended.last, &asked.last) &&
-				!slices.ContainsFunc(t.sightings(entraAsking, cached, entraToken), later) {
-				found = append(found, finding{code: catalog.SymptomTenantNotOnboarded, sure: Likely, lines: []line{asked.last, ended.last}, last: ended.last, count: 1})
-			}
+		if len(t.later(&asked.last, entraAsking, cached, entraToken)) > 0 {
+			continue
+		}
+		for _, ended := range t.later(&asked.last, setupFailed) {
+			found = append(found, finding{code: catalog.SymptomTenantNotOnboarded, sure: Likely, lines: []line{asked.last, ended.last}, last: ended.last, count: 1})
 		}
 	}
 	return found

@@ -108,7 +108,7 @@ var looks = settled([]look{
 	says(catalog.SymptomFilteredOnTheWay).or("the requested url was rejected", "application gateway", "application firewall", "azure-application-gateway").when(not(has("allowed", "passed"))),
 	says(catalog.SymptomFilteredOnTheWay, "statuscode=").when(refusedWith("405", "501"), toward("ccm_proxy", "cmg", "cloudapp"), not(has("propfind", "webdav", "dav request"))),
 	says(catalog.SymptomAnalyzerNameResolution, "unexpected response status code is nameresolution"),
-	says(catalog.SymptomMetered, "metered").when(fits(`metered`), not(has("not metered", "non-metered", "not on a metered", "is not on", "allowmetered", "metered: 0", "metered = 0", "unmetered", "metered=false", "metered: false"))),
+	says(catalog.SymptomMetered, "metered").when(not(allowedMetered), not(has("not metered", "non-metered", "not on a metered", "is not on", "metered: 0", "metered = 0", "unmetered", "metered=false", "metered: false"))),
 	says(catalog.SymptomMetered, "ccmsetup").when(setupEnded(true, "329")),
 	sees(noCRLCheck, "/nocrlcheck"),
 	says(catalog.SymptomGatewayThrottled, "throttl").or("cmg", "cloud", "gateway", "failures").unless("not throttl", "no longer throttl", "throttling disabled", "throttled: 0"),
@@ -144,8 +144,8 @@ var looks = settled([]look{
 	sees(usePKICert, "/usepkicert"),
 	sees(autoSite, "smssitecode=", "ccmhostname").when(fits(`smssitecode="?auto\b`)),
 	says(catalog.SymptomGatewayNotAllowed).or("cloud management gateway", "cloud proxy", "cloud gateway", " allowed", "disabled", "not enabled", "turned off", "prohibited", "not permitted", "may not").when(
-		fits(`(cmg|cloud (management )?(gateway|proxy))\b.{0,60}\b(not allowed|isn't allowed|disabled|not enabled|turned off|prohibited)|\b(not allowed|disallowed|may not|not permitted|not enabled)\b.{0,40}\b(cmg|cloud (management )?(gateway|proxy))`),
-		not(has("application", "not disabled", "content"))),
+		fits(`(cmg|cloud (management )?(gateway|proxy))\b.{0,60}\b(not allowed|isn't allowed|disabled|not enabled|turned off|prohibited)|\b(not allowed|disallowed|may not|not permitted|not enabled)\b.{0,40}\b(cmg|cloud (management )?(gateway|proxy))\b`),
+		not(has("application", "cert", "not disabled", "content"))),
 	says(catalog.SymptomTokenToolPassive, "passive").or("bulkregistrationtool", "bulk registration", "registration token"),
 	says(catalog.SymptomHTTPSPointsFiltered, "https").or("filter", "ignore", "ignori", "skippe", "skippi", "exclud", "discard").when(fits(`\bmps?\b|management point`), not(has("filtered cert", "skipping update", "crl", "proxy bypass", "revocation"))),
 	says(catalog.SymptomCommandLineCut).or("longer than 1024", "longer than 1,024", "exceeds 1024", "exceeds 1,024", "1024 characters", "1,024 characters", "command line is too long", "command line was truncated"),
@@ -165,10 +165,11 @@ var looks = settled([]look{
 	failure(catalog.SymptomStateNotSaved, notEncrypted),
 	says(catalog.SymptomStateNotSaved, "setregistrationstate failed"),
 	says(catalog.SymptomRecordBad).or("clientidentity is not a hex string", "bad rdr", "registration record is not valid"),
-	says(catalog.SymptomRegistrationQueue, "regreq").when(fits(`\b([1-9][0-9]{2,}|[1-9][0-9]{0,2}[,.][0-9]{3}) (\.?rdr )?(files|dateien|fichiers)|(backlog|files|count|queue)[ :=]{1,3}[1-9][0-9]{2,}\b`)),
+	says(catalog.SymptomRegistrationQueue, "regreq").when(fits(`\b([1-9][0-9]{2,}|[1-9][0-9]{0,2}[,.][0-9]{3}) ([a-z.*]+ ){0,3}(files|dateien|fichiers)|(backlog|files|count|queue)[ :=]{1,3}[1-9][0-9]{2,}\b`)),
 	says(catalog.SymptomWeakSignature).or("id 5443", "id: 5443", "id=5443", "message 5443", "status 5443", "event 5443", "e (5443").when(fits(`(message|messageid|id|status|event)[ :=(]{1,4}5443\b`)),
 	says(catalog.SymptomWeakSignature, "signature algorithm").or("weak", "not sha-256", "not allowed", "requires sha-256"),
-	says(catalog.SymptomClientCertificateExpired, "cd(smsid=", "expired"),
+	says(catalog.SymptomClientCertificateExpired, "rejected the request because", "expired"),
+	says(catalog.SymptomClientCertificateExpired, "smsid", "certificate", "expired").when(fits(`cd ?\( ?smsid`)),
 	says(catalog.SymptomClientCertificateExpired).or("id 5446", "id: 5446", "id=5446", "message 5446", "status 5446", "event 5446", "e (5446").when(fits(`(message|messageid|id|status|event)[ :=(]{1,4}5446\b`)),
 	says(catalog.SymptomRegistrationBodyInvalid, "certificate [", "has expired").when(of("mp_reg")),
 	says(catalog.SymptomCertificateRevoked, "certificate for client", "revoked"),
@@ -181,7 +182,9 @@ var looks = settled([]look{
 		when(ofClientOrPlain, not(has("succe"))),
 
 	// Management point.
-	says(catalog.SymptomPostFailed500, "post to ", "0x87d00231"),
+	says(catalog.SymptomPostFailed500, "post to ", "0x87d00231", "windowsauth"),
+	sees(postFailed, "post to ", "failed with 0x87d0"),
+	sees(serverFailed, "statuscode").when(fits(`statuscode ?= ?500\b`)),
 	request(catalog.SymptomPostFailed500, refused(500, 19)),
 	says(catalog.SymptomManagementPointDown500, "windows management framework").or("500", "fail"),
 	says(catalog.SymptomDatabaseLogin).or("mpdb error - connection parameters", "mpdb error - extended information"),
@@ -261,9 +264,12 @@ var looks = settled([]look{
 	sees(issued, "issued token"),
 	sees(issued, "return token to client"),
 	sees(entraToken, "retrieved aad token"),
+	sees(entraToken).or("token acquired", "token obtained", "token received", "acquired an", "acquired the", "acquired aad", "acquired azure", "obtained an", "obtained the", "obtained aad", "received aad").when(
+		fits(`\b(aad|azure ad|entra( id)?)( access)? token (was |has been )?(successfully )?(acquired|obtained|received)|(acquired|obtained|received)( an?| the)?( new)? (aad|azure ad|(microsoft )?entra( id)?)( access)? token`),
+		not(has("not acquired", "not obtained", "not received", "not been", "no token", "failed"))),
 	sees(replied, "' got reply message '"),
-	sees(delivered).or("delivered successfully to host", "found a valid online mp", "successfully queued event on http/https success", "client is online", "successfully sent location services",
-		"successfully refreshed", "received reply of type", "successfully sent", "successfully retrieved", "received message '<").unless("not "),
+	sees(delivered).or("delivered successfully to host", "found a valid online mp", "successfully queued event on http/https success", "client is online",
+		"successfully refreshed", "received reply of type", "successfully retrieved", "received message '<").unless("not ", "failure", "failed", "error"), // what was only sent is not answered
 	sees(delivered, "statuscode=").when(fits(`statuscode= ?200\b`)),
 	sees(downloaded).or("successfully completed download", "status : success", "download completed", "successfully downloaded", "state 'downloadeddata'", "completed successfully").unless("0 files"),
 	sees(forwarded, "responseheader: http/1.1 200"),
@@ -273,9 +279,11 @@ var looks = settled([]look{
 	sees(usableCert, "filtered cert count with client auth: ").unless("client auth: 0"),
 	sees(recorded, "mp reg:").or("ddr file written to", "processing completed", "reply message sent"),
 	sees(recorded, "mp reg:", "successful"),
+	sees(recorded, "processed ", "successfully").when(of("mp_")),
 	sees(moved, "inbox").or("successfully moved", "moved file", "~moved", "connected to the inbox source", "copied file"),
 	sees(moved).or("moved ", "moving ").when(fits(`\.(rdr|mif|ddr|smx|svf)\b`)).unless("cannot", "fail"),
 	sees(provided).or("service is ready", "state: ready", "status: ready", "successfully provisioned", "deployment succeeded", "provisioning completed", "state to ready"),
+	sees(provided, "taskmanager: task [", "] succeeded"),
 	look{mark: answered, test: success, request: true},
 	sees(answered, `"msg":"request `).when(success),
 	sees(answered, "requesturi: ").when(served),
@@ -337,6 +345,7 @@ func settled(table []look) []look {
 		k := &table[i]
 		k.plain = !k.request && k.mark != registered && k.mark != mark(catalog.SymptomNotApproved) && k.mark != linked && k.mark != message && k.mark != troubleLine && k.mark != troubleWord &&
 			k.mark != hardware && k.mark != listedName && k.mark != lifetimePart
+		k.well = goesWell(k.mark)
 		k.enough = k.plain && slices.Contains(good, k.mark) && !slices.Contains(last, k.mark)
 	}
 	return table

@@ -3,8 +3,6 @@ package explain
 import (
 	"bytes"
 	"cmp"
-	"maps"
-	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,15 +15,18 @@ import (
 // timeline is what all files say, merged: who said what, when, in which order. It holds some lines of each mark in
 // each file, not all lines, so that its size does not depend on the size of the logs.
 type timeline struct {
-	limits   Limits
-	files    []*logFile           // in the order of their names
-	seen     map[mark][]*sighting // in the order of the files
-	attempts map[string][]attempt // of authentication, what is not answered in its own file, by client
+	files    []*logFile                      // in the order of their names
+	seen     map[mark][]*sighting            // in the order of the files
+	machines map[string]map[mark][]*sighting // ... of one machine, some of them
+	logs     map[string][]*logFile           // the generations of one log
+	ofLog    map[string]map[mark][]*sighting // ... and what they say
+	attempts map[string][]attempt            // of authentication, what is not answered in its own file, by client
 	links    map[string]*linkTrouble
 	ids      map[string]map[string]meeting // message ids: where each folder first has one
 	offsets  map[string]time.Duration      // how far the clock of a folder is ahead
 	ended    []logLife                     // tokens met after their end
 	assigned []assignment
+	over     map[catalog.Code]*line // what is history, as far as it was asked
 }
 
 // logFile is what one file says.
@@ -37,7 +38,7 @@ type logFile struct {
 	first, last time.Time
 	unknown     sighting // lines that look like failures and that no rule knows
 	seen        map[mark]*sighting
-	attempts    map[string][]attempt
+	attempts    map[string]*waiting
 	links       map[catalog.Code]*linkTrouble
 	linked      bool
 	ids         map[string]meeting
@@ -56,22 +57,75 @@ type sighting struct {
 	lines []line // the first of them
 	last  line
 	count int
+	turns int           // how often it came again within the hour although work went well since the last time
+	gap   time.Duration // the longest time between two such lines
 
 	pending []byte // the last line, not parsed yet
 	number  int
 }
 
-const sightingLines = 8
+// sightingLines is how many lines of a mark are kept of a file, and fewSightingLines of one of so many that the memory gets scarce.
+const (
+	sightingLines    = 8
+	fewSightingLines = 2
+)
 
-func (s *sighting) add(l line) {
-	if s.count++; len(s.lines) < sightingLines {
+func (s *sighting) add(l line, most int) {
+	if s.count++; len(s.lines) < most {
 		s.lines = append(s.lines, l)
 	}
 	s.last, s.number = l, 0
 }
 
-// full says that no more lines of the mark are kept but the last one.
-func (s *sighting) full() bool { return s != nil && len(s.lines) == sightingLines }
+// lineKept is how much of a line is kept; what rules look for in kept lines stands at their beginning.
+const lineKept = 4 << 10
+
+// short is the line as it is kept: not overlong, and without the line before it.
+func (l line) short() line {
+	if l.before != nil && l.number-l.before.number <= nearLines {
+		l.host = hostOf(l.before.low)
+	}
+	l.before = nil
+	if len(l.text) > lineKept {
+		l.text = strings.Clone(l.text[:lineKept])
+	}
+	if len(l.low) > lineKept {
+		l.low = strings.Clone(l.low[:lineKept])
+	}
+	return l
+}
+
+// size is about how much memory the kept line takes.
+func (l *line) size() int64 {
+	size := 160 + len(l.text) + len(l.low)
+	if l.access != nil || l.event != nil {
+		size += 256 + len(l.text)
+	}
+	return int64(size)
+}
+
+// size is about how much memory is kept of the file.
+func (f *logFile) size() int64 {
+	size := int64(2048 + 300*len(f.seen) + 256*len(f.ids))
+	of := func(lines ...line) {
+		for i := range lines {
+			size += lines[i].size()
+		}
+	}
+	for _, s := range f.seen {
+		of(s.lines...)
+		of(s.last)
+	}
+	for _, w := range f.attempts {
+		of(w.refused...)
+		of(w.past...)
+	}
+	for _, a := range f.assigned {
+		of(a.l)
+	}
+	of(f.unknown.lines...)
+	return size
+}
 
 // linkTrouble is a link of a role that is down: since when, until when it was said to be.
 type linkTrouble struct {
@@ -86,15 +140,18 @@ type assignment struct {
 }
 
 // merge makes the timeline of files. The files stay as they are, so that they can be merged again.
-func merge(limits Limits, files []*logFile) *timeline {
-	t := &timeline{limits: limits, seen: map[mark][]*sighting{}, attempts: map[string][]attempt{}, links: map[string]*linkTrouble{}, ids: map[string]map[string]meeting{}}
+func merge(files []*logFile) *timeline {
+	t := &timeline{seen: map[mark][]*sighting{}, machines: map[string]map[mark][]*sighting{}, logs: map[string][]*logFile{}, ofLog: map[string]map[mark][]*sighting{},
+		attempts: map[string][]attempt{}, links: map[string]*linkTrouble{}, ids: map[string]map[string]meeting{}, over: map[catalog.Code]*line{}}
 	t.files = slices.SortedStableFunc(slices.Values(files), func(a, b *logFile) int { return cmp.Compare(a.name, b.name) })
 	for _, f := range t.files {
+		log := generations(f.name)
+		t.logs[log] = append(t.logs[log], f)
 		for m, s := range f.seen {
 			t.seen[m] = append(t.seen[m], s)
 		}
-		for client, attempts := range f.attempts {
-			t.attempts[client] = append(t.attempts[client], attempts...)
+		for client, w := range f.attempts {
+			t.attempts[client] = append(t.attempts[client], w.attempts()...)
 		}
 		t.mergeLinks(f)
 		for id, at := range f.ids {
@@ -104,7 +161,53 @@ func merge(limits Limits, files []*logFile) *timeline {
 		t.assigned = append(t.assigned, f.assigned...)
 	}
 	t.correct()
+	t.index()
 	return t
+}
+
+// sightingsOfMachine is how many files of one machine are compared with each other for one mark; a machine has fewer logs.
+const sightingsOfMachine = 64
+
+// index sorts the sightings by machine and by log. Of a folder with more logs than a machine has, the first and the last are kept.
+func (t *timeline) index() {
+	for m, sightings := range t.seen {
+		for _, s := range sightings {
+			machine, log := machineOf(s.last.file), generations(s.last.file)
+			if t.machines[machine] == nil {
+				t.machines[machine] = map[mark][]*sighting{}
+			}
+			if t.ofLog[log] == nil {
+				t.ofLog[log] = map[mark][]*sighting{}
+			}
+			all := t.machines[machine][m]
+			if len(all) == sightingsOfMachine {
+				all = append(all[:sightingsOfMachine/2], all[sightingsOfMachine/2+1:]...)
+			}
+			t.machines[machine][m] = append(all, s)
+			t.ofLog[log][m] = append(t.ofLog[log][m], s)
+		}
+	}
+}
+
+// later returns the sightings of the marks in the log of a line that end after it.
+func (t *timeline) later(l *line, marks ...mark) (all []*sighting) {
+	for _, m := range marks {
+		for _, s := range t.ofLog[generations(l.file)][m] {
+			if inLog(&s.last, l) > 0 {
+				all = append(all, s)
+			}
+		}
+	}
+	return all
+}
+
+// of returns the sightings of the marks on the machine of a line.
+func (t *timeline) of(l *line, marks ...mark) (all []*sighting) {
+	machine := t.machines[machineOf(l.file)]
+	for _, m := range marks {
+		all = append(all, machine[m]...)
+	}
+	return all
 }
 
 func (t *timeline) mergeLinks(f *logFile) {
@@ -134,10 +237,16 @@ type meeting struct {
 	line string // its place
 }
 
+// foldersOfID is in how many folders an id is looked for: a message passes fewer machines.
+const foldersOfID = 12
+
 // meet keeps where a folder first has an id, so that the clocks of machines can be compared by what they have in common.
 func (t *timeline) meet(id, folder string, m meeting) {
 	if t.ids[id] == nil {
 		t.ids[id] = map[string]meeting{}
+	}
+	if len(t.ids[id]) == foldersOfID {
+		return
 	}
 	if first, ok := t.ids[id][folder]; !ok || m.at.Before(first.at) {
 		t.ids[id][folder] = m
@@ -147,23 +256,52 @@ func (t *timeline) meet(id, folder string, m meeting) {
 // observer takes the records of one file.
 type observer struct {
 	limits   Limits
+	most     int // lines of a mark that are kept
+	ids      int // ids that are kept
 	file     *logFile
-	open     map[string][]attempt
-	kept     int
+	waiting  int // lines kept of what is not answered
 	lifetime lifetimeParts
 	columns  *accessColumns
 	cells    cells
 	found    candidates
 	address  *line  // the last line with an address of an HTTP request
 	listing  bool   // what follows is a listing of the directory
+	well     int    // number of the last line that shows work to go well
 	refused  int    // open refusals on paths that need no logon
 	tail     []byte // a copy of the last record that may have a time
 }
 
-func newObserver(name string, limits Limits) *observer {
-	return &observer{limits: limits, open: map[string][]attempt{}, file: &logFile{name: name, seen: map[mark]*sighting{}, attempts: map[string][]attempt{},
-		links: map[catalog.Code]*linkTrouble{}, ids: map[string]meeting{}}}
+func newObserver(name string, limits Limits, left room) *observer {
+	o := &observer{limits: limits, most: sightingLines, ids: min(idsKept, limits.Kept, max(left.ids, 0)), file: &logFile{name: name, seen: map[mark]*sighting{},
+		attempts: map[string]*waiting{}, links: map[catalog.Code]*linkTrouble{}, ids: map[string]meeting{}}}
+	if left.memory < limits.Memory/2 {
+		o.most = fewSightingLines
+	}
+	return o
 }
+
+// turnTime is how soon a failure comes again that was not over although something went well meanwhile.
+const turnTime = time.Hour
+
+// add takes a line of a sighting.
+func (o *observer) add(s *sighting, l line) {
+	if len(s.lines) > 0 && len(s.lines) < o.most && o.well > s.last.number && l.number > o.well {
+		if gap := l.time.Sub(s.last.time); gap <= turnTime {
+			s.turns++
+			s.gap = max(s.gap, gap)
+		}
+	}
+	s.add(l, o.most)
+}
+
+// returns says whether a failure that something seems to have ended will come again: it did so before, and the time that is known
+// to be without it is no longer than it was then.
+func (s *sighting) returns(since *line) bool {
+	return s.turns >= 2 && (since.time.IsZero() || s.last.time.IsZero() || since.time.Sub(s.last.time) <= 4*s.gap)
+}
+
+// full says that no more lines of a mark are kept but the last one.
+func (o *observer) full(s *sighting) bool { return s != nil && len(s.lines) >= o.most }
 
 // record takes the next record of the file. What no anchor is in is counted and not looked at again.
 func (o *observer) record(raw []byte, number int) {
@@ -245,9 +383,14 @@ func (o *observer) saturated(raw []byte, number int, k kind) bool {
 	o.found.each(func(i int) {
 		m := looks[i].mark
 		trouble = trouble || m == troubleLine || m == troubleWord
-		needed = needed || !looks[i].enough || !o.file.seen[m].full()
+		needed = needed || !looks[i].enough || !o.full(o.file.seen[m])
 	})
 	if !trouble && !needed { // nothing but more of what went well
+		o.found.each(func(i int) {
+			if looks[i].well {
+				o.well = number
+			}
+		})
 		o.file.kinds[k]++
 		o.file.marks++
 		o.keepTime(raw, number, true)
@@ -271,13 +414,16 @@ func (o *observer) saturated(raw []byte, number int, k kind) bool {
 	n := 0
 	o.found.each(func(i int) {
 		look := &looks[i]
-		if !full || look.enough && o.file.seen[look.mark].full() || look.mark == message && o.met(raw) || !look.matches(&l) {
+		if !full || look.enough && o.full(o.file.seen[look.mark]) || look.mark == message && o.met(raw) || !look.matches(&l) {
 			return
 		}
 		s := o.file.seen[look.mark]
-		if full = look.plain && s.full() && n < len(matching); full {
+		if full = look.plain && o.full(s) && n < len(matching); full {
 			matching[n] = s
 			n++
+			if look.well {
+				o.well = number
+			}
 		}
 	})
 	if !full || trouble && n == 0 {
@@ -333,7 +479,7 @@ const idsKept = 4000
 
 // met says whether a record that names a message tells nothing new of it.
 func (o *observer) met(raw []byte) bool {
-	if len(o.file.ids) >= idsKept {
+	if len(o.file.ids) >= o.ids {
 		return true
 	}
 	at := bytes.IndexByte(raw, '-')
@@ -384,7 +530,7 @@ func (o *observer) request(raw []byte, number int) bool {
 	}
 	status, stem := o.cells.number(where.code), o.cells.at(where.stem)
 	if status < 400 && o.refused == 0 && !begins(stem, windowsAuthFolder) && !begins(stem, administration) && !begins(stem, windowsAuthData) &&
-		(status/100 != 2 || o.file.seen[answered].full() || !ofManagementPoint(string(stem))) {
+		(status/100 != 2 || o.full(o.file.seen[answered]) || !ofManagementPoint(string(stem))) {
 		o.file.kinds[accessLine]++
 		o.keepTime(raw, number, true)
 		return true
@@ -393,7 +539,7 @@ func (o *observer) request(raw []byte, number int) bool {
 	if !ok {
 		return false
 	}
-	o.observe(line{file: o.file.name, number: number, kind: accessLine, time: record.Time, text: string(raw), access: &record}, nil)
+	o.observe(line{file: o.file.name, number: number, kind: accessLine, time: record.Time, text: string(raw[:min(len(raw), lineKept)]), access: &record}, nil)
 	return true
 }
 
@@ -418,10 +564,11 @@ func (o *observer) observe(l line, found *candidates) {
 		f.marks++
 		o.identify(l)
 	case troubled(&l):
-		f.unknown.add(l)
+		o.add(&f.unknown, l.short())
 	}
 	if strings.Contains(l.low, "url=http") || strings.Contains(l.low, "host=") && strings.Contains(l.low, "path=") {
-		o.address = &line{file: l.file, number: l.number, time: l.time, text: l.text, low: l.low}
+		address := line{file: l.file, number: l.number, time: l.time, text: l.text, low: l.low}.short()
+		o.address = &address
 	}
 }
 
@@ -456,6 +603,7 @@ var requestLooks = sync.OnceValue(func() (all []int) {
 
 func (o *observer) mark(m mark, l line) {
 	f := o.file
+	l = l.short()
 	s := f.seen[m]
 	if s == nil {
 		s = &sighting{}
@@ -464,7 +612,10 @@ func (o *observer) mark(m mark, l line) {
 	if n := len(s.lines); n > 0 && s.last.number == l.number && s.last.text == l.text { // one line, one sighting
 		return
 	}
-	s.add(l)
+	o.add(s, l)
+	if goesWell(m) {
+		o.well = l.number
+	}
 	if m == registered || m == mark(catalog.SymptomNotApproved) {
 		o.assign(l)
 	}
@@ -487,7 +638,7 @@ func (o *observer) own(l line) bool {
 	if o.file.links[code] == nil {
 		o.file.links[code] = &linkTrouble{code: code}
 	}
-	o.file.links[code].lines.add(l)
+	o.file.links[code].lines.add(l.short(), o.most)
 	return true
 }
 
@@ -497,17 +648,10 @@ func (o *observer) end() *logFile {
 	for _, s := range f.seen {
 		if s.number > 0 {
 			for _, l := range fromRecord(f.name, s.number, s.pending) {
-				s.last = l
+				l.host = s.last.host
+				s.last = l.short()
 			}
 			s.pending, s.number = nil, 0
-		}
-	}
-	for _, client := range slices.Sorted(maps.Keys(o.open)) {
-		for _, a := range o.open[client] {
-			if o.kept < o.limits.Kept {
-				o.kept++
-				f.attempts[client] = append(f.attempts[client], a)
-			}
 		}
 	}
 	if len(o.tail) > 0 {
@@ -565,7 +709,7 @@ func isGUID(text string) bool {
 
 // identify keeps when the file first has an id.
 func (o *observer) identify(l line) {
-	if l.time.IsZero() || len(o.file.ids) >= min(idsKept, o.limits.Kept) {
+	if l.time.IsZero() || len(o.file.ids) >= o.ids {
 		return
 	}
 	for _, id := range ids(&l) {
@@ -598,9 +742,13 @@ func ids(l *line) []string {
 // idWords are in lines whose ids are of a message, or of one registration.
 var idWords = []string{"message", "registration request"}
 
+// assignmentsKept is how many changes of its id are kept of a log.
+const assignmentsKept = 64
+
 func (o *observer) assign(l line) {
-	if id := guids(l.text, 1); len(id) > 0 && len(o.file.assigned) < o.limits.Kept {
-		o.file.assigned = append(o.file.assigned, assignment{id[0], l})
+	all := o.file.assigned
+	if id := guids(l.text, 1); len(id) > 0 && len(all) < assignmentsKept && (len(all) == 0 || all[len(all)-1].id != id[0]) {
+		o.file.assigned = append(all, assignment{id[0], l})
 	}
 }
 
@@ -646,9 +794,18 @@ func earlier(a, b line) int {
 	return inLog(&a, &b)
 }
 
-// sameMachine says whether two lines are probably of one machine: their files are in one folder, or in two folders of
-// one client (its setup has a folder of its own).
-func sameMachine(a, b *line) bool { return path.Dir(a.file) == path.Dir(b.file) }
+// machineOf is what the files of one machine have in common: their folder. Of a client it is the one above those of its setup
+// and of its work, which have two (ccmsetup/Logs and CCM/Logs).
+func machineOf(file string) string {
+	folder := folderOf(file)
+	for _, own := range []string{"logs", "ccm", "ccmsetup"} {
+		at := len(folder) - len(own)
+		if at >= 0 && strings.EqualFold(folder[at:], own) && (at == 0 || folder[at-1] == '/' || folder[at-1] == '!') {
+			folder = folder[:max(at-1, 0)]
+		}
+	}
+	return cmp.Or(folder, ".")
+}
 
 // logLife is a token that was met after its end.
 type logLife struct {
@@ -672,7 +829,7 @@ func (p *lifetimeParts) observe(t *logFile, l *line) {
 		return
 	}
 	if until, ok := usTime(validTo.FindStringSubmatch(l.text)); ok {
-		p.until, p.from = until, *l
+		p.until, p.from = until, l.short()
 	}
 	now, ok := usTime(currentTime.FindStringSubmatch(l.text))
 	if !ok || p.until.IsZero() {

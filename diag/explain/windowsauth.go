@@ -16,6 +16,58 @@ type attempt struct {
 	ok bool
 }
 
+// waiting is what a client asked of one door and has no answer to: what was refused since the last success, and the refusals
+// before it, which are over.
+type waiting struct {
+	well    *line  // the last success that no refusal is the first leg of, or that came after other refusals
+	refused []line // since then, some of them
+	past    []line // the last refusals that a later success ended
+}
+
+// refusedKept is how many refusals of one client are kept: the first ones, and the last two.
+const refusedKept = 16
+
+func (w *waiting) refuse(l line) {
+	if len(w.refused) < refusedKept {
+		w.refused = append(w.refused, l)
+		return
+	}
+	w.refused[refusedKept-2], w.refused[refusedKept-1] = w.refused[refusedKept-1], l
+}
+
+// kept is how many lines of the client are kept.
+func (w *waiting) kept() int { return len(w.refused) + len(w.past) }
+
+// succeed takes a success, and returns the refusal that was the first leg of its conversation.
+func (w *waiting) succeed(l line) (first *line) {
+	if n := len(w.refused); n > 0 && near(&w.refused[n-1], &l) {
+		leg := w.refused[n-1]
+		first, w.refused = &leg, w.refused[:n-1]
+	}
+	if n := len(w.refused); first != nil && (n == 0 || near(&w.refused[n-1], &l)) {
+		return first // what is refused so shortly before may be another conversation of the same address
+	}
+	if len(w.refused) > 0 {
+		w.past = w.refused
+	}
+	w.well, w.refused = &l, nil
+	return first
+}
+
+// attempts is the same in the order of time.
+func (w *waiting) attempts() (all []attempt) {
+	for _, l := range w.past {
+		all = append(all, attempt{l: l})
+	}
+	if w.well != nil {
+		all = append(all, attempt{*w.well, true})
+	}
+	for _, l := range w.refused {
+		all = append(all, attempt{l: l})
+	}
+	return all
+}
+
 // legGap is how long the second leg of a healthy conversation takes at most: the client fetches a ticket meanwhile
 // (two seconds in S0:L6, with a referral to another domain).
 const legGap = time.Minute
@@ -59,32 +111,39 @@ func (o *observer) handshake(l line) {
 	if door == "" || door == doorOpen && r.Status == http.StatusUnauthorized && r.SubStatus != 1 && r.SubStatus != 2 {
 		return
 	}
-	client := door + " " + r.ClientAddress + " " + r.UserAgent
+	client := door + " " + r.ClientAddress + " " + r.UserAgent[:min(len(r.UserAgent), 100)]
 	if door == doorOpen {
 		client += " " + folderOfStem(r.Stem)
 	}
-	open := o.open[client]
-	ok := r.Status != http.StatusUnauthorized
+	w, ok := o.file.attempts[client], r.Status != http.StatusUnauthorized
+	if w == nil {
+		if len(o.file.attempts) >= o.limits.Kept || ok && door == doorOpen {
+			return
+		}
+		w = &waiting{}
+		o.file.attempts[client] = w
+	}
+	o.waiting -= w.kept()
 	switch {
-	case ok && door == doorOpen:
-		o.refused -= len(open)
-		delete(o.open, client)
+	case !ok:
+		before := len(w.refused)
+		if o.waiting+w.kept() < o.limits.Kept || len(w.refused) == refusedKept {
+			w.refuse(l.short())
+		}
+		if door == doorOpen {
+			o.refused += len(w.refused) - before
+		}
+	case door == doorOpen:
+		o.refused -= len(w.refused)
+		delete(o.file.attempts, client)
 		return
-	case ok && len(open) > 0 && !open[len(open)-1].ok && near(&open[len(open)-1].l, &l):
-		if door == doorWindows {
-			o.mark(firstLeg, open[len(open)-1].l)
+	default:
+		if first := w.succeed(l.short()); first != nil && door == doorWindows {
+			o.mark(firstLeg, *first)
 			o.mark(firstLeg, l)
 		}
-		o.open[client] = open[:len(open)-1]
-		return
 	}
-	if len(open) >= o.limits.Kept || len(o.open) >= o.limits.Kept && open == nil {
-		return
-	}
-	if door == doorOpen {
-		o.refused++
-	}
-	o.open[client] = append(open, attempt{l, ok})
+	o.waiting += w.kept()
 }
 
 // folderOfStem is the first part of a path, in lower case.
@@ -104,20 +163,24 @@ func near(a, b *line) bool {
 // doorCodes are what it means that a door refuses again and again.
 var doorCodes = map[string]catalog.Code{doorWindows: catalog.SymptomNegotiateFailed, doorOpen: catalog.SymptomAccessLogonFailed, doorAdministration: catalog.SymptomAdministrationLogon}
 
-// refusedLogons finds clients that a door refused: two 401 in a row, and no 200 (S1:L40-42).
+// refusedLogons finds clients that a door refused: two 401 in a row, and no 200 (S1:L40-42). What a later 200 ended is over.
 func refusedLogons(t *timeline) (found []finding, open []line) {
 	for _, client := range slices.Sorted(maps.Keys(t.attempts)) {
 		attempts := slices.Clone(t.attempts[client])
 		slices.SortStableFunc(attempts, func(a, b attempt) int { return earlier(a.l, b.l) })
+		door, _, _ := strings.Cut(client, " ")
 		var run []line
-		for _, a := range attempts {
+		for i := range attempts {
+			a := &attempts[i]
 			if !a.ok {
 				run = append(run, a.l)
 				continue
 			}
+			if sure, failed := inARow(run); failed && !near(&run[len(run)-1], &a.l) {
+				found = append(found, finding{code: doorCodes[door], sure: sure, lines: cut(run), last: run[len(run)-1], count: len(run), over: &a.l})
+			}
 			run = nil
 		}
-		door, _, _ := strings.Cut(client, " ")
 		switch sure, failed := inARow(run); {
 		case failed:
 			found = append(found, finding{code: doorCodes[door], sure: sure, lines: cut(run), last: run[len(run)-1], count: len(run)})
