@@ -5,7 +5,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/x509"
 	"encoding/base64"
+	"errors"
 	"net"
 	"net/http"
 	"net/url"
@@ -76,7 +78,7 @@ type BearerConfig struct {
 // Bearer reads tokens of the site from requests. It is safe for concurrent use.
 type Bearer struct {
 	config BearerConfig
-	cache  *cache
+	cache  *Cache[token.Claims]
 	keys   *token.ProofKeys
 }
 
@@ -88,7 +90,7 @@ func NewBearer(config BearerConfig) *Bearer {
 	if config.CacheSize == 0 {
 		config.CacheSize = 10_000
 	}
-	return &Bearer{config: config, cache: newCache(config.CacheSize), keys: token.NewProofKeys(max(config.CacheSize, 2))}
+	return &Bearer{config: config, cache: NewCache[token.Claims](config.CacheSize), keys: token.NewProofKeys(max(config.CacheSize, 2))}
 }
 
 // credential is a token as it came, with the claims that it was found to have.
@@ -99,7 +101,8 @@ type credential struct {
 
 // Proof returns what the request proves by a token of one of the accepted kinds and
 // a proof of its key (RFC 9449). No credential at all is TokenMissing; everything
-// else that is not a good token with a good proof is an error with its own code.
+// else that is not a good token with a good proof is an error with its own code, and
+// [RefusedKey] says of it whose request was refused.
 // Address is the connection's; an edge behind a connector puts the device's there.
 func (b *Bearer) Proof(r *http.Request, accept ...token.Kind) (proof.Proof, error) {
 	now := b.config.Now()
@@ -118,12 +121,15 @@ func (b *Bearer) Proof(r *http.Request, accept ...token.Kind) (proof.Proof, erro
 		return proof.Proof{}, err
 	}
 	c, err := b.verified(raw, now, accept)
-	if err != nil {
+	if err != nil && !timely(err) {
 		return proof.Proof{}, err
 	}
-	p, err := token.VerifyProofKnown(proofRaw, r.Method, raw, now, b.config.Nonces, b.keys)
-	if err != nil {
-		return proof.Proof{}, err
+	p, wrong := token.VerifyProofKnown(proofRaw, r.Method, raw, now, b.config.Nonces, b.keys)
+	switch {
+	case err != nil:
+		return proof.Proof{}, refusedBy(p.Key, err)
+	case wrong != nil:
+		return proof.Proof{}, wrong
 	}
 	if err := b.bound(r, c, p); err != nil {
 		return proof.Proof{}, err
@@ -146,17 +152,50 @@ func (b *Bearer) Possession(r *http.Request, key proof.KeyThumbprint) error {
 	return b.bound(r, credential{claims: token.Claims{Key: key}}, p)
 }
 
+// timely reports whether a token of the site was refused by the time alone. Its proof is
+// looked at all the same, so that the refusal has a name.
+func timely(err error) bool {
+	code := catalog.CodeOf(err)
+	return code == catalog.TokenExpired || code == catalog.TokenNotYetValid
+}
+
+// refusal is the refusal of a request whose caller had proved a key.
+type refusal struct {
+	key proof.KeyThumbprint
+	err error
+}
+
+func (r *refusal) Error() string { return r.err.Error() }
+func (r *refusal) Unwrap() error { return r.err }
+
+func refusedBy(key proof.KeyThumbprint, err error) error {
+	if key == "" || err == nil {
+		return err
+	}
+	return &refusal{key, err}
+}
+
+// RefusedKey returns the key whose good proof came with the request that was refused with
+// err; "" when none did. It is for accounts of refusals and grants nothing: a proof that is
+// sent a second time is refused, and comes from whoever has seen it.
+func RefusedKey(err error) proof.KeyThumbprint {
+	if r, ok := errors.AsType[*refusal](err); ok {
+		return r.key
+	}
+	return ""
+}
+
 // verified checks the token, from the cache when it was checked before.
 func (b *Bearer) verified(raw string, now time.Time, accept []token.Kind) (credential, error) {
 	verifier := b.config.Keys.Verifier()
 	sum := sha256.Sum256([]byte(raw))
-	claims, known := b.cache.get(sum)
+	claims, known := b.cache.Get(sum)
 	if !known {
 		var err error
 		if claims, err = verifier.Verify(raw, now, token.Kinds()...); err != nil {
 			return credential{}, err
 		}
-		b.cache.put(sum, claims, now)
+		b.cache.Put(sum, claims, claims.Expires.Add(token.Leeway), now)
 	}
 	if err := verifier.Check(claims, now, accept...); err != nil {
 		return credential{}, err
@@ -168,16 +207,17 @@ func (b *Bearer) verified(raw string, now time.Time, accept []token.Kind) (crede
 // to this one use, in this order: a caller learns nothing about a token whose key it
 // does not hold, and only good proofs take room in the replay memory.
 func (b *Bearer) bound(r *http.Request, c credential, p token.ProofClaims) error {
-	if err := sameKey(c.claims, p.Key); err != nil {
-		return err
+	err := sameKey(c.claims, p.Key)
+	if err == nil {
+		err = b.revoked(c.claims, p.Key)
 	}
-	if err := b.revoked(c.claims, p.Key); err != nil {
-		return err
+	if err == nil {
+		err = b.sameURL(r, p.URL)
 	}
-	if err := b.sameURL(r, p.URL); err != nil {
-		return err
+	if err == nil {
+		err = b.fresh(r.Context(), p)
 	}
-	return b.fresh(r.Context(), p)
+	return refusedBy(p.Key, err)
 }
 
 // sameKey lets every key use a bulk token, which comes before the device has a
@@ -239,18 +279,17 @@ func (b *Bearer) fresh(ctx context.Context, p token.ProofClaims) error {
 // it is bound to the client certificate of this very connection (RFC 8705).
 func (b *Bearer) withCertificate(r *http.Request, raw string, now time.Time, accept []token.Kind) (proof.Proof, error) {
 	c, err := b.verified(raw, now, accept)
-	if !b.config.MutualTLS || err == nil && c.claims.CertificateThumbprint == "" {
+	shows := r.TLS != nil && len(r.TLS.PeerCertificates) > 0
+	switch {
+	case !b.config.MutualTLS, err == nil && c.claims.CertificateThumbprint == "", err != nil && !(shows && timely(err)):
 		return proof.Proof{}, b.refuseBearer(err, accept)
-	}
-	if err != nil {
+	case err != nil:
 		return proof.Proof{}, err
-	}
-	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+	case !shows:
 		return proof.Proof{}, catalog.Errorf(catalog.TokenOtherCertificate, "the connection shows no certificate")
 	}
 	certificate := r.TLS.PeerCertificates[0]
-	sum := sha256.Sum256(certificate.Raw)
-	shown := base64.RawURLEncoding.EncodeToString(sum[:])
+	shown := CertificateThumbprint(certificate)
 	if subtle.ConstantTimeCompare([]byte(shown), []byte(c.claims.CertificateThumbprint)) != 1 {
 		return proof.Proof{}, catalog.Errorf(catalog.TokenOtherCertificate, "the connection shows the certificate %s", shown)
 	}
@@ -258,12 +297,21 @@ func (b *Bearer) withCertificate(r *http.Request, raw string, now time.Time, acc
 	if err != nil {
 		return proof.Proof{}, catalog.Wrap(catalog.TokenOtherCertificate, err, "the certificate's key is not supported")
 	}
+	if c.claims.Key != "" && c.claims.Key != key {
+		return proof.Proof{}, catalog.Errorf(catalog.TokenOtherCertificate, "the token is bound to another key than the certificate's")
+	}
 	if err := b.revoked(c.claims, key); err != nil {
 		return proof.Proof{}, err
 	}
 	p := result(r, c.claims, key, now)
 	p.Certificate = certificate.Raw
 	return p, nil
+}
+
+// CertificateThumbprint is how a token names a client certificate (RFC 8705 3.1).
+func CertificateThumbprint(certificate *x509.Certificate) string {
+	sum := sha256.Sum256(certificate.Raw)
+	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 // withCloud judges a token of a tenant. It is bound to no key of the device, so the proof

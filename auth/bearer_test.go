@@ -358,7 +358,7 @@ func TestCachedTokenIsJudgedAgain(t *testing.T) {
 		return err
 	}
 	wantCode(t, ask(), "")
-	if got := f.bearer.cache.len(); got != 1 {
+	if got := f.bearer.cache.Len(); got != 1 {
 		t.Fatalf("got %d cached, want 1", got)
 	}
 	f.revoked = catalog.Errorf(catalog.KeyBlocked, "x")
@@ -441,28 +441,28 @@ func TestTokenBoundToACertificate(t *testing.T) {
 }
 
 func TestCacheIsBounded(t *testing.T) {
-	c := newCache(3)
+	c := NewCache[token.Claims](3)
 	hash := func(n byte) [sha256.Size]byte { return sha256.Sum256([]byte{n}) }
 	for n := range byte(10) {
-		c.put(hash(n), token.Claims{ID: fmt.Sprint(n), Expires: noon.Add(time.Hour)}, noon)
-		c.get(hash(0))
+		c.Put(hash(n), token.Claims{ID: fmt.Sprint(n)}, noon.Add(time.Hour), noon)
+		c.Get(hash(0))
 	}
-	if got := c.len(); got != 3 {
+	if got := c.Len(); got != 3 {
 		t.Errorf("got %d, want 3", got)
 	}
-	if _, ok := c.get(hash(0)); !ok {
+	if _, ok := c.Get(hash(0)); !ok {
 		t.Error("the one in use was forgotten")
 	}
-	if _, ok := c.get(hash(5)); ok {
+	if _, ok := c.Get(hash(5)); ok {
 		t.Error("an old one is still there")
 	}
-	c.put(hash(20), token.Claims{Expires: noon.AddDate(0, 0, 1)}, noon.Add(2*time.Hour))
-	if got := c.len(); got != 1 {
+	c.Put(hash(20), token.Claims{}, noon.AddDate(0, 0, 1), noon.Add(2*time.Hour))
+	if got := c.Len(); got != 1 {
 		t.Errorf("got %d after the others expired, want 1", got)
 	}
-	none := newCache(-1)
-	none.put(hash(1), token.Claims{}, noon)
-	if got := none.len(); got != 0 {
+	none := NewCache[token.Claims](-1)
+	none.Put(hash(1), token.Claims{}, noon.Add(time.Hour), noon)
+	if got := none.Len(); got != 0 {
 		t.Errorf("got %d, want none", got)
 	}
 }

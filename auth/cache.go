@@ -5,43 +5,45 @@ import (
 	"crypto/sha256"
 	"sync"
 	"time"
-
-	"postern/token"
 )
 
-// cache keeps the claims of verified tokens by the SHA-256 of the token, the least
-// recently used ones making room. It holds no token.
-type cache struct {
+// Cache keeps what was found of documents whose signature was good, by the SHA-256 of the
+// document, until each ends; the least recently used make room. It holds no document. It
+// is safe for concurrent use. Make it with [NewCache].
+type Cache[V any] struct {
 	limit int
 
 	mu     sync.Mutex
 	byHash map[[sha256.Size]byte]*list.Element
-	recent *list.List // of *cached, most recently used first
+	recent *list.List // of *cached[V], most recently used first
 }
 
-type cached struct {
-	hash   [sha256.Size]byte
-	claims token.Claims
+type cached[V any] struct {
+	hash  [sha256.Size]byte
+	found V
+	until time.Time
 }
 
-func newCache(limit int) *cache {
-	return &cache{limit: limit, byHash: map[[sha256.Size]byte]*list.Element{}, recent: list.New()}
+// NewCache returns a cache of so many entries; one of none or fewer keeps nothing.
+func NewCache[V any](limit int) *Cache[V] {
+	return &Cache[V]{limit: limit, byHash: map[[sha256.Size]byte]*list.Element{}, recent: list.New()}
 }
 
-func (c *cache) get(hash [sha256.Size]byte) (token.Claims, bool) {
+// Get returns what was found of the document with that hash. It may have ended.
+func (c *Cache[V]) Get(hash [sha256.Size]byte) (found V, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	element, ok := c.byHash[hash]
 	if !ok {
-		return token.Claims{}, false
+		return found, false
 	}
 	c.recent.MoveToFront(element)
-	return element.Value.(*cached).claims, true
+	return element.Value.(*cached[V]).found, true
 }
 
-// put keeps the claims. The oldest entry makes room, and so do expired ones at the
-// cold end.
-func (c *cache) put(hash [sha256.Size]byte, claims token.Claims, now time.Time) {
+// Put keeps what was found. The oldest entry makes room, and so do ended ones at the cold
+// end. What is kept already stays.
+func (c *Cache[V]) Put(hash [sha256.Size]byte, found V, until, now time.Time) {
 	if c.limit <= 0 {
 		return
 	}
@@ -50,10 +52,10 @@ func (c *cache) put(hash [sha256.Size]byte, claims token.Claims, now time.Time) 
 	if _, ok := c.byHash[hash]; ok {
 		return
 	}
-	c.byHash[hash] = c.recent.PushFront(&cached{hash: hash, claims: claims})
+	c.byHash[hash] = c.recent.PushFront(&cached[V]{hash, found, until})
 	for last := c.recent.Back(); last != nil; last = c.recent.Back() {
-		entry := last.Value.(*cached)
-		if len(c.byHash) <= c.limit && now.Before(entry.claims.Expires.Add(token.Leeway)) {
+		entry := last.Value.(*cached[V])
+		if len(c.byHash) <= c.limit && now.Before(entry.until) {
 			return
 		}
 		c.recent.Remove(last)
@@ -61,7 +63,8 @@ func (c *cache) put(hash [sha256.Size]byte, claims token.Claims, now time.Time) 
 	}
 }
 
-func (c *cache) len() int {
+// Len returns how many entries there are.
+func (c *Cache[V]) Len() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.byHash)

@@ -39,27 +39,29 @@ func Bare(r *http.Request) bool {
 	return len(r.Header.Values("Authorization")) == 0 && len(r.Header.Values("DPoP")) > 0
 }
 
-// NotBefore returns the clock's time, or, when the clock says less than that, the time that the site told when it was last heard: what has ended by then
-// does not begin to be good again because the clock here was set back (users-and-threats.md C54).
+// NotBefore returns the clock's time, or, when the clock says less than that, the newest time that the site has told: what has ended by then does not
+// begin to be good again because the clock here was set back (users-and-threats.md C54), nor by a restart after that.
 func (s *State) NotBefore(now time.Time) time.Time {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if s.sent.After(now) {
-		return s.sent
+	if newest := s.newest(); newest.After(now) {
+		return newest
 	}
 	return now
 }
 
 // Behind returns by how much the clock is behind the newest time that the site has told, beyond the leeway; 0 when it is not.
 func (s *State) Behind(now time.Time) time.Duration {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	newest := s.sent
-	if s.view != nil && s.view.state.Issued.After(newest) {
-		newest = s.view.state.Issued
-	}
-	if behind := newest.Sub(now); behind > token.Leeway {
+	if behind := s.newest().Sub(now); behind > token.Leeway {
 		return behind
 	}
 	return 0
+}
+
+// newest is the newest time that the site has told: in a line of its moment, or in the state in force.
+func (s *State) newest() time.Time {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.view != nil && s.view.state.Issued.After(s.sent) {
+		return s.view.state.Issued
+	}
+	return s.sent
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"postern/proof"
@@ -37,8 +38,8 @@ type InFlightConfig struct {
 
 // InFlight knows the requests under way and the connections that they came over, so that
 // a revocation ends both: [InFlight.Cut]. A server passes ConnContext and ConnState to
-// net/http and calls Begin for each request that has proved something. It is safe for
-// concurrent use. Make it with [NewInFlight].
+// net/http and calls Begin for each request that has proved something, and again when it
+// turns out to have proved more. It is safe for concurrent use. Make it with [NewInFlight].
 type InFlight struct {
 	config InFlightConfig
 
@@ -52,17 +53,18 @@ type held struct {
 	conn   net.Conn
 	used   bool // something was proved on it
 	last   Use  // what was proved last; of a connector's connection only the connector
-	open   int  // requests under way that are not cut
 	gone   bool
 	doomed bool // will be closed
 }
 
 // underWay is one request.
 type underWay struct {
-	use    Use
+	uses   []Use // guarded by the mutex of InFlight
 	on     *held // nil when the server told nothing about its connection
+	alone  bool  // on its connection: HTTP/1
 	cancel context.CancelCauseFunc
 	cut    bool // guarded by the mutex of InFlight
+	answer atomic.Int32
 
 	mu      sync.Mutex // held while control is used: after the handler's return it must not be
 	ended   bool
@@ -77,7 +79,10 @@ func NewInFlight(config InFlightConfig) *InFlight {
 	return &InFlight{config: config, requests: map[*underWay]struct{}{}, connections: map[net.Conn]*held{}}
 }
 
-type heldKey struct{}
+type (
+	heldKey  struct{}
+	underKey struct{}
+)
 
 // ConnContext is for http.Server.ConnContext.
 func (f *InFlight) ConnContext(ctx context.Context, c net.Conn) context.Context {
@@ -105,25 +110,64 @@ func (f *InFlight) ConnState(c net.Conn, state http.ConnState) {
 // that it returns, whose context ends when what was proved is revoked: context.Cause is
 // then the revocation, a *catalog.Error. end must be called before the handler returns. An
 // error says that it is revoked already: between the proof and now; end need not be called.
+//
+// Begin with a request that it has returned before adds to what that uses; to call the end
+// of then is enough, and is needed after an error too.
 func (f *InFlight) Begin(w http.ResponseWriter, r *http.Request, use Use) (under *http.Request, end func(), err error) {
-	ctx, cancel := context.WithCancelCause(r.Context())
-	q := &underWay{use: use, cancel: cancel, control: http.NewResponseController(w)}
-	f.mu.Lock()
-	if h, ok := r.Context().Value(heldKey{}).(*held); ok && !h.gone {
-		q.on = h
-		h.used, h.last = true, use
-		if use.Connector != "" {
-			h.last.Claims = token.Claims{}
-		}
-		h.open++
+	if q, ok := r.Context().Value(underKey{}).(*underWay); ok {
+		f.note(q, use)
+		return r, func() { f.end(q) }, f.refused(use)
 	}
-	f.requests[q] = struct{}{}
-	f.mu.Unlock()
+	ctx, cancel := context.WithCancelCause(r.Context())
+	q := &underWay{cancel: cancel, control: http.NewResponseController(w), alone: r.ProtoMajor == 1}
+	if h, ok := r.Context().Value(heldKey{}).(*held); ok {
+		q.on = h
+	}
+	f.note(q, use)
 	if err := f.refused(use); err != nil { // asked after it was noted, so that no revocation falls between
 		f.end(q)
 		return nil, nil, err
 	}
-	return r.WithContext(ctx), func() { f.end(q) }, nil
+	return r.WithContext(context.WithValue(ctx, underKey{}, q)), func() { f.end(q) }, nil
+}
+
+func (f *InFlight) note(q *underWay, use Use) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, known := f.requests[q]; !known && len(q.uses) > 0 {
+		return // it has ended
+	}
+	q.uses = append(q.uses, use)
+	f.requests[q] = struct{}{}
+	if h := q.on; h != nil && !h.gone {
+		h.used, h.last = true, use
+		if use.Connector != "" {
+			h.last.Claims = token.Claims{}
+		}
+	}
+}
+
+// What is known of the answer to a request.
+const (
+	answerFar int32 = iota
+	answerAwaited
+	answerBegun
+)
+
+// Await tells of a request that Begin has returned that it has gone on whole to somebody who
+// judges it too, and that nothing but the answer is to come. A revocation then lets it come
+// for a moment: it may be the request's own doing, as when a device changes its key.
+func Await(under *http.Request) {
+	if q, ok := under.Context().Value(underKey{}).(*underWay); ok {
+		q.answer.CompareAndSwap(answerFar, answerAwaited)
+	}
+}
+
+// Answered tells that the answer has begun.
+func Answered(under *http.Request) {
+	if q, ok := under.Context().Value(underKey{}).(*underWay); ok {
+		q.answer.Store(answerBegun)
+	}
 }
 
 // Requests returns how many requests are under way that have proved something.
@@ -135,9 +179,6 @@ func (f *InFlight) Requests() int {
 
 func (f *InFlight) end(q *underWay) {
 	f.mu.Lock()
-	if q.on != nil && !q.cut {
-		q.on.open--
-	}
 	delete(f.requests, q)
 	f.mu.Unlock()
 	q.mu.Lock()
@@ -164,54 +205,79 @@ func (f *InFlight) refused(use Use) error {
 	return f.config.Revocation.Revoked(use.Claims)
 }
 
+// refusedAny says why one of several is refused now.
+func (f *InFlight) refusedAny(uses []Use) error {
+	for _, use := range uses {
+		if err := f.refused(use); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // farewell is how long a request that was cut has for its last words, and how long its
 // connection is open after that: whoever asks just then shall hear why it is refused. It
 // is longer than the rest of a body is read, and leaves time of the five seconds in which
 // a revocation is in force everywhere, open connections included.
 const farewell = 3 * time.Second
 
-// Cut ends the requests under way whose proof is revoked now, at once, and a moment later
-// the connections that were used by it last, idle or not. Requests of others on such a
-// connection, as a proxy may have them, are let finish; the connection goes with the next
-// Cut. It returns how many of each it ended, and does not wait. It is to be called after
-// each change of what is revoked.
+// Cut ends the requests under way whose proof is revoked now: at once, or a moment later
+// where [Await] says that only the answer is awaited. After that moment it closes the
+// connections that were used by it last, idle or not, and those of HTTP/1 on which such a
+// request has not ended. Requests of others on such a connection, as a proxy may have them,
+// are let finish; the connection goes with the next Cut. It returns how many of each it
+// ends, and does not wait. It is to be called after each change of what is revoked.
 func (f *InFlight) Cut() (requests, connections int) {
 	cut, doomed := f.condemn()
 	for q, why := range cut {
 		q.interrupt(why)
 	}
-	if len(doomed) > 0 {
+	if len(cut)+len(doomed) > 0 {
 		time.AfterFunc(farewell, func() {
-			for _, c := range doomed {
+			for _, c := range f.stillDoomed(doomed) {
 				hangUp(c)
+			}
+			for q, why := range cut {
+				q.hangUp(why)
 			}
 		})
 	}
 	return len(cut), len(doomed)
 }
 
+// stillDoomed spares the connections on which something else was proved meanwhile: a device
+// that has just changed its key goes on with the new one.
+func (f *InFlight) stillDoomed(doomed []*held) (ending []net.Conn) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, h := range doomed {
+		if h.doomed = f.refused(h.last) != nil; h.doomed {
+			ending = append(ending, h.conn)
+		}
+	}
+	return ending
+}
+
 // condemn finds what is to be ended.
-func (f *InFlight) condemn() (cut map[*underWay]error, doomed []net.Conn) {
+func (f *InFlight) condemn() (cut map[*underWay]error, doomed []*held) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	cut = map[*underWay]error{}
+	busy := map[*held]bool{} // has requests under way that are not cut
 	for q := range f.requests {
-		if q.cut {
-			continue
-		}
-		if why := f.refused(q.use); why != nil {
+		if why := f.refusedAny(q.uses); why != nil && !q.cut {
 			q.cut, cut[q] = true, why
-			if q.on != nil {
-				q.on.open--
-			}
+		}
+		if !q.cut && q.on != nil {
+			busy[q.on] = true
 		}
 	}
-	for c, h := range f.connections {
-		if !h.used || h.doomed || h.open > 0 || f.refused(h.last) == nil {
+	for _, h := range f.connections {
+		if !h.used || h.doomed || busy[h] || f.refused(h.last) == nil {
 			continue
 		}
 		h.doomed = true
-		doomed = append(doomed, c)
+		doomed = append(doomed, h)
 	}
 	return cut, doomed
 }
@@ -223,9 +289,25 @@ func (q *underWay) interrupt(why error) {
 	if q.ended {
 		return
 	}
-	q.cancel(why)
-	q.control.SetReadDeadline(time.Unix(1, 0)) // a writer without deadlines ends with its connection
+	if q.answer.Load() != answerAwaited {
+		q.cancel(why)
+		q.control.SetReadDeadline(time.Unix(1, 0)) // a writer without deadlines ends with its connection
+	}
 	q.control.SetWriteDeadline(time.Now().Add(farewell))
+}
+
+// hangUp ends a request whose moment is over, and closes its connection: a peer may hold it
+// up, its writer may be about to close it, and the farewell of TLS alone takes five seconds.
+func (q *underWay) hangUp(why error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.ended {
+		return
+	}
+	q.cancel(why)
+	if q.alone && q.on != nil {
+		hangUp(q.on.conn)
+	}
 }
 
 // hangUp closes a connection without the farewell of TLS, which a peer may hold up.

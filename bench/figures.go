@@ -70,7 +70,7 @@ const labRuns = 3
 
 // programFigures needs no hierarchy of ours: the lab brings its own.
 func programFigures(ctx context.Context, postern string) ([]figure, error) {
-	file, err := exec.LookPath(postern)
+	file, err := program(postern)
 	if err != nil {
 		return nil, err
 	}

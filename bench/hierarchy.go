@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -50,8 +51,21 @@ type device struct {
 
 const actor = "bench"
 
+// program finds the program that is measured; processes run in folders of their own.
+func program(postern string) (string, error) {
+	found, err := exec.LookPath(postern)
+	if err != nil {
+		return "", fmt.Errorf("%w; `make build` makes it", err)
+	}
+	return filepath.Abs(found)
+}
+
 func startHierarchy(ctx context.Context, g *group, postern string) (*hierarchy, error) {
 	h := &hierarchy{group: g, configs: map[*process]role.Config{}}
+	postern, err := program(postern)
+	if err != nil {
+		return nil, err
+	}
 	made, invitation, err := h.prepare(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("make the site: %w", err)

@@ -37,7 +37,7 @@ func main() {
 
 func run(ctx context.Context, arguments []string) error {
 	acts := map[string]func(context.Context, []string) error{"path": path, "figures": figures, "saturate": saturate}
-	servers := map[string]func(context.Context, []string) error{"backend": backend, "proxy": proxy, "spin": spin}
+	servers := map[string]func(context.Context, []string) error{"backend": backend, "proxy": proxy, "spin": spin, "exchange": exchangeForever}
 	var name string
 	if len(arguments) > 0 {
 		name, arguments = arguments[0], arguments[1:]

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -11,8 +10,6 @@ import (
 	"io"
 	"os"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"postern/ccm"
@@ -48,7 +45,8 @@ type saturated struct {
 	Edge       float64 `json:"gateway_and_connector_cores"`
 }
 
-// saturate measures forwarding at 300 requests a second with and without a token service that has as much to do as it can.
+// saturate measures forwarding at 300 requests a second with and without a token service that has as much to do as it can. The devices that exchange are a
+// process of the lowest priority: on a site they do not run on the servers' processors.
 func saturate(ctx context.Context, arguments []string) error {
 	flags := flag.NewFlagSet("saturate", flag.ContinueOnError)
 	postern := flags.String("postern", "postern", "the program to measure")
@@ -178,7 +176,7 @@ func (t *tokenService) round(ctx context.Context, edge *target, s scenario, way 
 	var busy []*exchanger
 	defer func() {
 		for _, e := range busy {
-			e.end()
+			e.stop()
 		}
 	}()
 	for _, one := range []struct {
@@ -191,10 +189,14 @@ func (t *tokenService) round(ctx context.Context, edge *target, s scenario, way 
 		if err := one.way.fill(ctx, one.connections, s.seconds); err != nil {
 			return out, err
 		}
-		busy = append(busy, &exchanger{way: one.way, connections: one.connections})
+		e, err := startExchanger(one.way, one.connections)
+		if err != nil {
+			return out, err
+		}
+		busy = append(busy, e)
 	}
 	for _, e := range busy {
-		if err := e.start(ctx); err != nil {
+		if err := e.begin(); err != nil {
 			return out, err
 		}
 	}
@@ -211,7 +213,9 @@ func (t *tokenService) round(ctx context.Context, edge *target, s scenario, way 
 	}
 	begun := time.Now()
 	for _, e := range busy {
-		e.done.Store(0)
+		if err := e.count(); err != nil {
+			return out, err
+		}
 	}
 	if out.Forwarding, err = load(ctx, edge, s, t.hierarchy.request(s)); err != nil {
 		return out, err
@@ -223,103 +227,21 @@ func (t *tokenService) round(ctx context.Context, edge *target, s scenario, way 
 	}
 	out.CPU, out.Edge = (after.cpu-before.cpu)/took, out.Forwarding.CPU*out.Forwarding.PerSecond/1000
 	for _, e := range busy {
-		e.end()
-		if e.failed != nil {
-			return out, e.failed
+		told, err := e.result()
+		if err != nil {
+			return out, err
 		}
-		if e.used.Load() {
+		if told.Used {
 			fmt.Fprintf(os.Stderr, "%s: all proofs were used up; the token service was not busy to the end\n", way.name)
 		}
-		e.way.last = float64(e.done.Load()) / took
+		e.way.last = float64(told.Done) / took
 		out.Exchanges += e.way.last
-		out.Shed += int(e.shed.Load())
+		out.Shed += told.Shed
 	}
 	if out.Forwarding.Errors > 0 {
 		return out, errors.New(out.Forwarding.FirstError)
 	}
 	return out, nil
-}
-
-// exchanger exchanges tokens over its connections until it is told to end.
-type exchanger struct {
-	way         *exchangeWay
-	connections int
-
-	open       []*connection
-	work       sync.WaitGroup
-	ended      atomic.Bool
-	used       atomic.Bool // all proofs, before the end
-	done, shed atomic.Int64
-
-	mu     sync.Mutex
-	failed error
-}
-
-// fill signs what a round may need.
-func (w *exchangeWay) fill(ctx context.Context, connections int, seconds float64) error {
-	perSecond := w.last * 1.4
-	if perSecond == 0 {
-		perSecond = 2500
-	}
-	return w.proofs.fill(ctx, int(perSecond*(seconds+1.5+float64(connections)/120))+2*connections)
-}
-
-// start connects; each connection exchanges at once, because a server soon closes one that says nothing.
-func (e *exchanger) start(ctx context.Context) error {
-	for range e.connections {
-		c, err := dial(ctx, e.way.address, "")
-		if err != nil {
-			return err
-		}
-		e.open = append(e.open, c)
-		e.work.Go(func() {
-			for ctx.Err() == nil && !e.ended.Load() {
-				if !e.one(c) {
-					return
-				}
-			}
-		})
-	}
-	return nil
-}
-
-// one exchanges once and reports whether the connection goes on.
-func (e *exchanger) one(c *connection) bool {
-	proof, ok := e.way.proofs.take()
-	if !ok {
-		e.used.Store(true)
-		return false
-	}
-	err := c.do(e.way.request, proof)
-	var answered *statusError
-	switch {
-	case err == nil:
-		e.done.Add(1)
-		return true
-	case errors.As(err, &answered) && bytes.HasPrefix(answered.line, []byte("HTTP/1.1 503")):
-		e.shed.Add(1)
-	case !e.ended.Load():
-		e.fail(err)
-	}
-	return false
-}
-
-func (e *exchanger) fail(err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.failed == nil {
-		e.failed = err
-	}
-}
-
-// end lets what is under way come to its end.
-func (e *exchanger) end() {
-	e.ended.Store(true)
-	e.work.Wait()
-	for _, c := range e.open {
-		c.cut()
-	}
-	e.open = nil
 }
 
 // exchangeForm asks for a CCM token for the token in Authorization.
@@ -330,4 +252,13 @@ func exchangeRequest(host, path, raw string) request {
 		head: fmt.Appendf(nil, "POST %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: ConfigMgr Messaging HTTP Sender\r\nAccept: */*\r\nAuthorization: DPoP %s\r\nDPoP: ", path, host, raw),
 		tail: fmt.Appendf(nil, "\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s", len(exchangeForm), exchangeForm),
 	}
+}
+
+// fill signs what a round may need.
+func (w *exchangeWay) fill(ctx context.Context, connections int, seconds float64) error {
+	perSecond := w.last * 1.4
+	if perSecond == 0 {
+		perSecond = 2500
+	}
+	return w.proofs.fill(ctx, int(perSecond*(seconds+1.5+float64(connections)/120))+2*connections)
 }

@@ -52,11 +52,14 @@ func (k LocationKind) Root() string {
 type LocationRequest struct {
 	Kind        LocationKind
 	SiteCode    SiteCode // asked about, or assigned
-	RequestType string   // Assigned, Proxy, Local or Internet, in EnumerateMP
+	RequestType string   // Assigned, Proxy, Local or EnumerateInternet, in EnumerateMP
 	Package     LocationPackage
 	Content     LocationPackage // in WSUS
 	Client      ClientLocation
 }
+
+// EnumerateInternet is the RequestType that asks for the ways in from the internet.
+const EnumerateInternet = "Internet"
 
 // LocationPackage names a package, an update or the WSUS content that is looked for.
 type LocationPackage struct{ ID, Version string }

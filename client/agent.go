@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -56,7 +57,8 @@ type Config struct {
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Addresses are this machine's, by which a change of network is noticed; default net.InterfaceAddrs.
 	Addresses func() ([]net.Addr, error)
-	// NetworkChange returns nil once changed says so, or with ctx's error. Default: it asks every 15 seconds.
+	// NetworkChange returns nil once changed says so, or with ctx's error. Default: it asks every 15 seconds. One that waits for a word of the system should
+	// ask when the machine wakes up, too.
 	NetworkChange func(ctx context.Context, changed func() bool) error
 	// Proxy says which proxy to use; default http.ProxyFromEnvironment.
 	Proxy func(*http.Request) (*url.URL, error)
@@ -75,7 +77,8 @@ type Agent struct {
 	acts chan struct{} // holds one element while an act changes the folder
 	lock *flock.Flock  // the same between processes
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex   // guards what follows
+	writes *flock.Flock // the same between processes, for one change of state.json; see writing
 	record record
 	tokens tokenCache
 	keys   *identity
@@ -96,7 +99,7 @@ type Agent struct {
 
 // Open opens the agent of a state folder, and makes the folder and its key file when they
 // are missing. Nothing is sent. Errors have the codes ClientFolderOpen, ClientStateDamaged,
-// ClientKeysUnreadable, FolderNotWritable and those of the key file.
+// ClientStateNotWritten, ClientKeysUnreadable, FolderNotWritable and those of the key file.
 func Open(config Config) (*Agent, error) {
 	config = config.withDefaults()
 	if err := openFolder(config.Dir); err != nil {
@@ -108,16 +111,18 @@ func Open(config Config) (*Agent, error) {
 	}
 	a := &Agent{
 		config: config, log: config.Log, logs: newLogs(config.Logs), key: key, clock: &clock{now: config.Now},
-		acts: make(chan struct{}, 1), lock: flock.New(filepath.Join(config.Dir, "lock"), flock.SetPermissions(0o600)),
+		acts: make(chan struct{}, 1), lock: lockFile(config.Dir, "lock"), writes: lockFile(config.Dir, "state.lock"),
 		makeKeys: generateKeys, checkers: map[string]*revocation.Checker{},
 	}
 	return a, a.load()
 }
 
 func (c Config) withDefaults() Config {
-	if c.Now == nil {
-		c.Now = time.Now
+	now := c.Now
+	if now == nil {
+		now = time.Now
 	}
+	c.Now = func() time.Time { return now().Round(0) } // the clock of the wall: the other one stands still while the machine sleeps, and tokens end all the same
 	if c.Rand == nil {
 		c.Rand = rand.Reader
 	}
@@ -170,6 +175,18 @@ func (a *Agent) Keep(name string) (*keyfile.Key, string) { return a.key, a.path(
 // lockTimeout is how long an act waits for another process to finish its own.
 const lockTimeout = 30 * time.Second
 
+func lockFile(dir, name string) *flock.Flock {
+	return flock.New(filepath.Join(dir, name), flock.SetPermissions(0o600))
+}
+
+// notLocked says why a lock of the folder was not taken.
+func (a *Agent) notLocked(err error) error {
+	if err == nil || errors.Is(err, context.DeadlineExceeded) {
+		return catalog.Errorf(catalog.ClientFolderInUse, "another process works on %s", a.config.Dir)
+	}
+	return catalog.Wrap(catalog.ClientStateNotWritten, err, "the lock of %s cannot be taken", a.config.Dir)
+}
+
 // exclusive runs an act that changes the folder: one at a time in this process and among
 // processes, on what the folder says now.
 func (a *Agent) exclusive(ctx context.Context, act func() error) error {
@@ -185,7 +202,7 @@ func (a *Agent) exclusive(ctx context.Context, act func() error) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return catalog.Wrap(catalog.StateInUse, err, "another process works on %s", a.config.Dir)
+		return a.notLocked(err)
 	}
 	defer a.lock.Unlock()
 	if err := a.load(); err != nil {

@@ -54,7 +54,8 @@
 // Under an authority it is looked whether the server's certificate is revoked (package
 // revocation). /NoCRLCheck leaves that out while enrolling, and covers neither the name nor
 // the authority nor anything later. Under the site root there are no lists: its certificates
-// are short, and the signed site state withdraws them.
+// last a year at most. What the site has blocked before, its own roles learn from the signed
+// site state; a device does not, and follows a new site root when the old one is given up.
 //
 // Trust on first use is for the inside and must be asked for: the root key of the first
 // management point that answers is pinned, and everybody hears of it.

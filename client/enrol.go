@@ -60,7 +60,7 @@ func (a *Agent) Enrol(ctx context.Context, setup Setup) error {
 			a.logs.enrolmentEnded(err)
 			return errors.Join(err, a.remember(err), a.forgetPoint(err))
 		})
-		if !elsewhere && unreachable(err) && ctx.Err() == nil && len(a.current().gateways()) > 0 {
+		if !elsewhere && unreachable(a.current().Route, err) && ctx.Err() == nil && len(a.current().gateways()) > 0 {
 			if elsewhere = true; a.reroute(ctx, a.current().Route, err) == nil {
 				continue // a registered device that is outside goes on from there
 			}
@@ -91,7 +91,7 @@ func (a *Agent) enrolOnce(ctx context.Context, setup Setup) error {
 	ctx, c := a.converse(ctx, a.current(), a.logs.setup, setupLine())
 	e := &enrolment{a: a, c: c, bulk: setup.Token, learn: setup.TrustFirstUse, choice: setup.Certificate}
 	e.cloud = cloud{TenantID: setup.TenantID, ClientApp: setup.ClientApp, Resource: setup.Resource}
-	for _, act := range []func(context.Context) error{e.makeKeys, e.certificate, e.locate, e.enter, e.register, e.settle, e.policy, e.ready} {
+	for _, act := range []func(context.Context) error{e.makeKeys, e.certificate, e.locate, e.enter, e.register, e.settle, e.policy, e.gateways, e.ready} {
 		if err := act(ctx); err != nil {
 			return err
 		}
@@ -113,7 +113,7 @@ func (a *Agent) adopt(setup Setup) error {
 		way = r.Route
 	}
 	if way.Host == "" {
-		return catalog.Errorf(catalog.ClientCommandConflict, "say where to enrol: CCMHOSTNAME=HOST/CCM_Proxy_MutualAuth/<id>, or SMSMP=https://HOST inside")
+		return catalog.Errorf(catalog.ClientPlaceMissing, "neither CCMHOSTNAME nor SMSMP is given, and the folder knows no server")
 	}
 	trust, err := a.trustFor(setup, r)
 	if err != nil {
@@ -292,6 +292,9 @@ func (e *enrolment) enter(ctx context.Context) error {
 	r := e.a.current()
 	waits := r.State.registered() && r.Approval == ccm.ApprovalNone // an answer says whether it still does
 	lasts := e.a.cached().CCM.lasts(e.a.clock.corrected(), closeToExpiry)
+	if e.c.tokens() && lasts && r.State == StateReady && e.a.cached().CCM.Scope == token.ScopeRegister {
+		return e.forget()
+	}
 	if !e.c.tokens() || lasts && !waits {
 		return nil
 	}
@@ -304,12 +307,13 @@ func (e *enrolment) enter(ctx context.Context) error {
 	if len(e.a.credentials(e.a.current(), e.bulk)) == 0 && !e.c.route.Internet {
 		return nil
 	}
-	_, err := e.a.obtain(ctx, e.identityLog(), token.KindCCM, e.bulk)
-	if err != nil && lasts && Transient(err) {
+	got, err := e.a.obtain(ctx, e.identityLog(), token.KindCCM, e.bulk)
+	switch {
+	case err != nil && lasts && Transient(err):
 		return nil
-	}
-	if catalog.CodeOf(err) == catalog.DeviceUnknown && !e.c.route.Internet {
-		return e.a.save(func(r *record) { r.State = StateKeysMade }) // the site has forgotten the device: register again
+	case catalog.CodeOf(err) == catalog.DeviceUnknown && !e.c.route.Internet,
+		err == nil && r.State.registered() && got.Scope == token.ScopeRegister:
+		return e.forget()
 	}
 	return err
 }
@@ -364,7 +368,46 @@ func (a *Agent) spare(err error) error {
 }
 
 func (e *enrolment) policy(ctx context.Context) error {
-	return e.a.updatePolicies(ctx, e.c.to(e.a.logs.messaging, messageLine()), e.token())
+	act := func() error { return e.a.updatePolicies(ctx, e.c.to(e.a.logs.messaging, messageLine()), e.token()) }
+	err := act()
+	if e.token() == "" || !ended(err) {
+		return err
+	}
+	got, err := e.a.obtain(ctx, e.identityLog(), token.KindCCM, e.bulk)
+	if err != nil {
+		return err
+	}
+	if got.Scope == token.ScopeRegister {
+		if err := e.anew(ctx); err != nil {
+			return err
+		}
+	}
+	return act()
+}
+
+// forget takes up that the site knows this registered device no more, because it was restored to a time before: it gives the device a token to register with.
+func (e *enrolment) forget() error {
+	return e.a.save(func(r *record) { r.State = StateKeysMade })
+}
+
+// anew registers a device that the site has forgotten, with the key that it has.
+func (e *enrolment) anew(ctx context.Context) error {
+	if err := e.forget(); err != nil {
+		return err
+	}
+	if err := e.register(ctx); err != nil {
+		return err
+	}
+	return e.settle(ctx)
+}
+
+// gateways lets a device that got none with its tokens learn its ways in from the internet. It is enrolled without them as well.
+func (e *enrolment) gateways(ctx context.Context) error {
+	err := e.a.askGateways(ctx, e.c.to(e.a.logs.location, policyLine()))
+	if err != nil && ctx.Err() == nil {
+		e.a.log.WarnContext(ctx, "the site's gateways are not known yet", "code", string(catalog.CodeOf(err)), "error", err)
+	}
+	return ctx.Err()
 }
 
 func (e *enrolment) ready(context.Context) error {

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	"postern/catalog"
 	"postern/keyfile"
@@ -78,36 +80,54 @@ func (a *Agent) path(name ...string) string {
 
 // load reads the folder into memory.
 func (a *Agent) load() error {
-	record, err := a.readState()
-	if err != nil {
-		return err
+	recovered, err := a.loadFiles()
+	if recovered != nil { // told without a.mu: whoever listens may ask the agent something
+		a.log.Warn("the state file was damaged or missing and its copy is used", "code", string(catalog.CodeOf(recovered)), "error", recovered)
+		a.config.Say(catalog.Public(recovered) + " [" + string(catalog.CodeOf(recovered)) + "]")
 	}
-	keys, err := a.readKeys()
+	return err
+}
+
+// loadFiles reads all files in one go, so that no change of this process falls between. recovered says that the state had to be taken from its copy.
+func (a *Agent) loadFiles() (recovered, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	record, recovered, err := a.readState()
 	if err != nil {
-		return err
+		return nil, err
+	}
+	keys, err := a.readIdentity(fileKeys, labelKeys)
+	if err != nil {
+		return recovered, err
 	}
 	if keys == nil && record.State != "" && record.State != StateNew {
-		return catalog.Errorf(catalog.ClientKeysUnreadable, "the device was enrolled and %s is missing", a.path(fileKeys))
+		return recovered, catalog.Errorf(catalog.ClientKeysUnreadable, "the device was enrolled and %s is missing", a.path(fileKeys))
 	}
-	next, err := a.readNext()
+	next, err := a.readIdentity(fileNext, labelNext) // one that cannot be read is an error: it may hold the key by which the site knows the device
 	if err != nil {
-		return err
+		return recovered, err
 	}
 	var tokens tokenCache
 	if err := a.readSealed(fileTokens, labelTokens, &tokens); err != nil {
-		a.log.Warn("cached tokens cannot be opened and are dropped", "error", err)
+		a.tokensDropped(catalog.Wrap(catalog.ClientTokensDropped, err, "%s cannot be opened", fileTokens))
 		tokens = tokenCache{}
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.record, a.tokens = record, tokens
 	if a.keys == nil || keys == nil || !a.keys.same(keys) {
 		a.keys = keys
 	}
-	a.takeNext(next)
+	a.next = next
+	a.record, a.tokens = record.keyed(a.keys, next), tokens
 	a.loadCompany()
 	a.dropForeign()
-	return nil
+	return recovered, nil
+}
+
+// keyed is the record of a device whose keys were changed and that was stopped at the very end, before the record said so.
+func (r record) keyed(keys, next *identity) record {
+	if keys != nil && next != nil && keys.thumbprint == next.thumbprint && r.Key != "" {
+		r.Key = next.thumbprint
+	}
+	return r
 }
 
 // dropForeign drops cached tokens of another device: they are bound to a key that is not here. It runs with a.mu held.
@@ -116,16 +136,14 @@ func (a *Agent) dropForeign() {
 	if bound == "" || a.keys == nil || bound == a.keys.thumbprint || a.company != nil && bound == a.company.thumbprint {
 		return
 	}
-	a.log.Warn("cached tokens belong to another key and are dropped", "key", string(bound))
+	a.tokensDropped(catalog.Errorf(catalog.ClientTokensDropped, "they are bound to the key %s, and this device has %s", clean(string(bound), 64), a.keys.thumbprint))
 	a.tokens = tokenCache{}
 }
 
-func (a *Agent) readRecord() (record, error) {
-	r, err := a.readFile(fileState)
-	if errors.Is(err, fs.ErrNotExist) {
-		return record{State: StateNew, Since: a.config.Now().UTC()}, nil
-	}
-	return r, err
+// tokensDropped has no line in the documents.
+func (a *Agent) tokensDropped(why error) {
+	a.logs.identity.Warningf("%s", plain(why))
+	a.log.Warn("the cached tokens are dropped", "code", string(catalog.CodeOf(why)), "error", why)
 }
 
 // readFile reads a record from state.json or its copy.
@@ -149,25 +167,68 @@ func (a *Agent) readFile(name string) (record, error) {
 	return r, r.check()
 }
 
-// save changes the record, on disk first.
+// save changes the record, on disk first. What is changed is what the folder says at that moment: a request that needed no turn of its own, here or in another
+// process, may have noted something since it was read.
 func (a *Agent) save(change func(*record)) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	next := a.record.clone()
-	change(&next)
-	if next.State != a.record.State || next.Since.IsZero() {
-		next.Since = a.config.Now().UTC()
-	}
-	content, err := json.MarshalIndent(next, "", "  ")
+	done, err := a.writing()
 	if err != nil {
 		return err
 	}
-	if err := keyfile.WriteFile(a.path(fileState), append(content, '\n')); err != nil {
-		return catalog.Wrap(catalog.FolderNotWritable, err, "the state cannot be written")
-	}
+	defer done()
 	before := a.record
+	if said, err := a.readFile(fileState); err == nil {
+		before = said.keyed(a.keys, a.next)
+	}
+	next := before.clone()
+	change(&next)
+	if next.State != before.State || next.Since.IsZero() {
+		next.Since = a.config.Now().UTC()
+	}
+	content, err := a.writeRecord(fileState, next)
+	if err != nil {
+		return err
+	}
 	a.record = next
-	return a.keepCopy(before, next, append(content, '\n'))
+	return a.keepCopy(before, next, content)
+}
+
+// writing takes the turn to change state.json, among processes. It is for one change, so that it is short where [Agent.exclusive] may be long; a.mu is held.
+func (a *Agent) writing() (done func(), err error) {
+	waiting, cancel := context.WithTimeout(context.Background(), lockTimeout)
+	defer cancel()
+	if locked, err := a.writes.TryLockContext(waiting, 5*time.Millisecond); !locked {
+		return nil, a.notLocked(err)
+	}
+	return func() { a.writes.Unlock() }, nil
+}
+
+func (a *Agent) writeRecord(name string, r record) (content []byte, err error) {
+	if content, err = json.MarshalIndent(r, "", "  "); err != nil {
+		return nil, err
+	}
+	content = append(content, '\n')
+	if err := keyfile.WriteFile(a.path(name), content); err != nil {
+		return nil, notWritten(err, name)
+	}
+	return content, nil
+}
+
+// notWritten is the error of a file that could not be replaced; the old one is there as it was.
+func notWritten(err error, name string) error {
+	return catalog.Wrap(catalog.ClientStateNotWritten, err, "%s: %s", name, reason(err))
+}
+
+// reason is what the system says, without the names of temporary files around it.
+func reason(err error) string {
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
+		return path.Err.Error()
+	}
+	if link, ok := errors.AsType[*os.LinkError](err); ok {
+		return link.Err.Error()
+	}
+	return "it cannot be written"
 }
 
 // saveTokens changes the token cache, on disk first: "cached encrypted" (S2).
@@ -201,7 +262,7 @@ func (a *Agent) writeSealed(name, label string, value any) error {
 		return err
 	}
 	if err := a.key.WriteSealed(a.path(name), label, content); err != nil {
-		return catalog.Wrap(catalog.FolderNotWritable, err, "%s cannot be written", name)
+		return notWritten(err, name)
 	}
 	return nil
 }

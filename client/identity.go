@@ -3,12 +3,14 @@ package client
 import (
 	"crypto/rsa"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"time"
 
 	"postern/catalog"
 	"postern/ccm"
+	"postern/keyfile"
 	"postern/proof"
 )
 
@@ -75,18 +77,20 @@ func (id *identity) validAt(now time.Time) bool {
 	return !now.Before(id.signingCert.NotBefore) && !now.After(id.signingCert.NotAfter)
 }
 
-// readKeys returns the identity of the folder, nil when there is none yet.
-func (a *Agent) readKeys() (*identity, error) {
+// readIdentity returns the identity of a file, nil when there is no such file.
+func (a *Agent) readIdentity(name, label string) (*identity, error) {
 	var sealed sealedKeys
-	if err := a.readSealed(fileKeys, labelKeys, &sealed); err != nil {
-		return nil, catalog.Wrap(catalog.ClientKeysUnreadable, err, "%s", a.path(fileKeys))
+	if err := a.readSealed(name, label, &sealed); errors.Is(err, keyfile.ErrPermissions) {
+		return nil, catalog.Wrap(catalog.ClientFolderOpen, err, "%s is open to others than its owner", a.path(name))
+	} else if err != nil {
+		return nil, catalog.Wrap(catalog.ClientKeysUnreadable, err, "%s", a.path(name))
 	}
 	if sealed.FormatOfTheFile == 0 {
 		return nil, nil
 	}
 	id, err := sealed.identity()
 	if err != nil {
-		return nil, catalog.Wrap(catalog.ClientKeysUnreadable, err, "%s", a.path(fileKeys))
+		return nil, catalog.Wrap(catalog.ClientKeysUnreadable, err, "%s", a.path(name))
 	}
 	return id, nil
 }
@@ -141,13 +145,17 @@ func (id *identity) sealed() (sealedKeys, error) {
 	return sealedKeys{signing, encryption, id.signingCert.DER, id.encryptionCert.DER, 1}, nil
 }
 
-// keepKeys writes the identity before anyone is told of it.
-func (a *Agent) keepKeys(id *identity) error {
+func (a *Agent) writeIdentity(name, label string, id *identity) error {
 	sealed, err := id.sealed()
 	if err != nil {
 		return err
 	}
-	if err := a.writeSealed(fileKeys, labelKeys, sealed); err != nil {
+	return a.writeSealed(name, label, sealed)
+}
+
+// keepKeys writes the identity before anyone is told of it.
+func (a *Agent) keepKeys(id *identity) error {
+	if err := a.writeIdentity(fileKeys, labelKeys, id); err != nil {
 		return err
 	}
 	a.mu.Lock()
@@ -156,13 +164,18 @@ func (a *Agent) keepKeys(id *identity) error {
 	return nil
 }
 
-// makeIdentity makes the device's keys, once.
-func (a *Agent) makeIdentity() error {
+// newKeys makes keys and certificates, by the site's time as far as the device knows it.
+func (a *Agent) newKeys() (*identity, error) {
 	signing, encryption, err := a.makeKeys(a.config.Rand)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	id, err := newIdentity(signing, encryption, a.config.Now(), a.config.Rand)
+	return newIdentity(signing, encryption, a.clock.corrected(), a.config.Rand)
+}
+
+// makeIdentity makes the device's keys, once.
+func (a *Agent) makeIdentity() error {
+	id, err := a.newKeys()
 	if err != nil {
 		return err
 	}

@@ -48,6 +48,9 @@ func TestADeviceComesBackByItsKeyAlone(t *testing.T) {
 			if got.ClientID != id || got.State != StateReady || len(got.Tokens) != 2 || *again.made != 1 || len(site.devices) != registrations {
 				t.Errorf("got %+v, %d keys made", got, *again.made)
 			}
+			if text := readLog(t, again, "ClientIDManagerStartup.log"); strings.Contains(text, string(catalog.ClientTokensDropped)) != (name == "token file cut off" || name == "token file of another device") {
+				t.Errorf("ClientIDManagerStartup.log says\n%s", text)
+			}
 			if now := site.clock.now(); !again.cached().CCM.lasts(now, time.Hour) || !again.cached().SelfProve.lasts(now, time.Hour) {
 				t.Errorf("the tokens are %+v at %s", got.Tokens, now)
 			}

@@ -3,7 +3,6 @@ package client
 import (
 	"bytes"
 	"context"
-	"slices"
 	"strings"
 	"time"
 
@@ -109,7 +108,8 @@ func fixed(text string) func(time.Time) (string, error) {
 // point, with a CCM token that it renews first when it is close to expiry, and returns
 // the answer's text; an asynchronous endpoint has none. Errors have the codes of the wire,
 // of the client and of the server; one code is ReplyEmpty, with which a management point
-// refuses a message without saying why.
+// refuses a message without saying why. A message whose answer was lost is sent again by
+// another way, with the same id: it may arrive twice.
 func (a *Agent) Send(ctx context.Context, endpoint, body string) (string, error) {
 	r := a.current()
 	if !r.State.registered() {
@@ -118,10 +118,14 @@ func (a *Agent) Send(ctx context.Context, endpoint, body string) (string, error)
 	if endpoint == "" || len(endpoint) > 128 || strings.ContainsFunc(endpoint, func(c rune) bool { return c <= ' ' || c > '~' }) {
 		return "", catalog.Errorf(catalog.ClientCommandValue, "%.64q is not an endpoint such as MP_PolicyManager", endpoint)
 	}
+	id, err := a.newMessageID() // one for all ways: whoever gets the message twice can see that
+	if err != nil {
+		return "", err
+	}
 	var got reply
-	err := a.byAnyWay(ctx, func() (err error) {
+	err = a.byAnyWay(ctx, func() (err error) {
 		ctx, c := a.converse(ctx, a.current(), a.logs.messaging, messageLine())
-		got, err = a.sendSigned(ctx, c, endpoint, body)
+		got, err = a.sendSigned(ctx, c, message{id: id, endpoint: endpoint, body: fixed(body)})
 		return err
 	})
 	return got.text, err
@@ -131,30 +135,15 @@ func notEnrolled() error {
 	return catalog.Errorf(catalog.ClientNotEnrolled, "run `postern client enrol` first")
 }
 
-// sendSigned sends a signed message. A token that the server takes for ended is renewed
-// and the message sent once more.
-func (a *Agent) sendSigned(ctx context.Context, c *conversation, endpoint, body string) (reply, error) {
-	id, err := a.newMessageID()
-	if err != nil {
-		return reply{}, err
-	}
-	m := message{id: id, endpoint: endpoint, body: fixed(body), source: a.current().ClientID, signed: true}
+// sendSigned sends a signed message.
+func (a *Agent) sendSigned(ctx context.Context, c *conversation, m message) (got reply, err error) {
+	m.source, m.signed = a.current().ClientID, true
 	a.logs.messageSent(c, m) // before a token is renewed for it (S2)
 	m.told = true
-	if m.token, err = a.fresh(ctx, c, ""); err != nil {
-		return reply{}, err
-	}
-	got, err := a.deliver(ctx, c, m)
-	if m.token == "" || !slices.Contains(endedCodes(), catalog.CodeOf(err)) && !a.rekeyed(err) {
-		return got, err
-	}
-	if m.token, err = a.fresh(ctx, c, m.token); err != nil {
-		return reply{}, err
-	}
-	return a.deliver(ctx, c, m)
-}
-
-// endedCodes are refusals of a CCM token that a new one answers.
-func endedCodes() []catalog.Code {
-	return []catalog.Code{catalog.TokenExpired, catalog.TokenUnknownKey, catalog.TokenKeyRevoked, catalog.TokenSignature, catalog.SymptomGatewayInvalidToken}
+	err = a.withToken(ctx, c, func(token string) (err error) {
+		m.token = token
+		got, err = a.deliver(ctx, c, m)
+		return err
+	})
+	return got, err
 }

@@ -18,21 +18,19 @@ func (a *Agent) ManagementPoints(ctx context.Context) ([]ccm.ManagementPoint, er
 		return nil, notEnrolled()
 	}
 	ctx, c := a.converse(ctx, r, a.logs.location, policyLine())
-	token, err := a.fresh(ctx, c, "")
-	if err != nil {
-		return nil, err
-	}
-	endpoint := ccm.EndpointMP
-	if token != "" {
-		endpoint = ccm.EndpointMPTokenAuth
-	}
 	var list ccm.MPList
-	err = a.step(ctx, c.route.hop(), "list of management points", func() error {
-		return a.ask(ctx, c, func(time.Time) (call, error) {
-			return call{method: http.MethodGet, url: c.url(endpoint, "/.sms_aut"), query: string(ccm.AuthMPList), token: token, limit: maxInformation}, nil
-		}, func(got answer) (err error) {
-			list, err = ccm.ParseMPList(string(got.body))
-			return err
+	err := a.withToken(ctx, c, func(token string) error {
+		endpoint := ccm.EndpointMP
+		if token != "" {
+			endpoint = ccm.EndpointMPTokenAuth
+		}
+		return a.step(ctx, c.route.hop(), "list of management points", func() error {
+			return a.ask(ctx, c, func(time.Time) (call, error) {
+				return call{method: http.MethodGet, url: c.url(endpoint, "/.sms_aut"), query: string(ccm.AuthMPList), token: token, limit: maxInformation}, nil
+			}, func(got answer) (err error) {
+				list, err = ccm.ParseMPList(string(got.body))
+				return err
+			})
 		})
 	})
 	return list.ManagementPoints, err

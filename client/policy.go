@@ -54,11 +54,9 @@ func (a *Agent) Policies(ctx context.Context) ([]Assignment, error) {
 	}
 	err := a.byAnyWay(ctx, func() error {
 		ctx, c := a.converse(ctx, a.current(), a.logs.messaging, messageLine())
-		token, err := a.fresh(ctx, c, "")
-		if err != nil {
-			return err
-		}
-		return a.exclusive(ctx, func() error { return a.updatePolicies(ctx, c, token) })
+		return a.withToken(ctx, c, func(token string) error {
+			return a.exclusive(ctx, func() error { return a.updatePolicies(ctx, c, token) })
+		})
 	})
 	return a.current().Policies, err
 }
@@ -243,7 +241,7 @@ func (a *Agent) keepBody(p Assignment, text string) error {
 		return catalog.Errorf(catalog.ClientAnswerTooLarge, "the kept policies would exceed %d bytes", maxPolicyStored)
 	}
 	if err := a.key.WriteSealed(a.path(folderBody, p.bodyFile()), p.label(), []byte(text)); err != nil {
-		return catalog.Wrap(catalog.FolderNotWritable, err, "the policy cannot be kept")
+		return notWritten(err, folderBody+"/"+p.bodyFile())
 	}
 	return nil
 }

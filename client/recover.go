@@ -36,33 +36,45 @@ func (a *Agent) keepCopy(before, next record, content []byte) error {
 		return nil
 	}
 	if err := keyfile.WriteFile(a.path(fileStateCopy), content); err != nil {
-		return catalog.Wrap(catalog.FolderNotWritable, err, "the copy of the state cannot be written")
+		return notWritten(err, fileStateCopy)
 	}
 	return nil
 }
 
-// readState reads state.json, or its copy when it is damaged; the damaged one is put aside. The keys are in another file, so that neither loses them.
-func (a *Agent) readState() (record, error) {
-	r, damaged := a.readRecord()
-	if catalog.CodeOf(damaged) != catalog.ClientStateDamaged {
-		return r, damaged
+// readState reads state.json, or its copy when it is damaged or missing; the damaged one is put aside. The keys are in another file, so that neither loses
+// them. Where there is no copy either, a missing file is that of a device which was never enrolled. a.mu is held.
+func (a *Agent) readState() (r record, recovered, err error) {
+	if r, err = a.readFile(fileState); catalog.CodeOf(err) != catalog.ClientStateDamaged {
+		return r, nil, err
+	}
+	done, failed := a.writing()
+	if failed != nil {
+		return r, nil, failed
+	}
+	defer done()
+	r, lost := a.readFile(fileState) // another process may have been faster
+	missing := errors.Is(lost, fs.ErrNotExist)
+	if opening, ok := errors.AsType[*fs.PathError](lost); catalog.CodeOf(lost) != catalog.ClientStateDamaged || ok && opening.Op == "open" && !missing {
+		return r, nil, lost // what cannot be opened at this moment may be as good as ever
 	}
 	copied, err := a.readFile(fileStateCopy)
-	if err != nil {
-		return r, damaged
+	switch {
+	case missing && catalog.CodeOf(err) == catalog.ClientStateDamaged:
+		return record{State: StateNew, Since: a.config.Now().UTC()}, nil, nil
+	case missing && err != nil:
+		return r, nil, err
+	case err != nil:
+		return r, nil, lost
 	}
-	content, err := json.MarshalIndent(copied, "", "  ")
-	if err != nil {
-		return r, damaged
+	told := "it was missing"
+	if !missing {
+		told = "the damaged file is " + fileState + ".damaged"
+		if err := os.Rename(a.path(fileState), a.path(fileState+".damaged")); err != nil {
+			return r, nil, lost
+		}
 	}
-	if err := os.Rename(a.path(fileState), a.path(fileState+".damaged")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return r, damaged
+	if _, err := a.writeRecord(fileState, copied); err != nil {
+		return r, nil, err
 	}
-	if err := keyfile.WriteFile(a.path(fileState), append(content, '\n')); err != nil {
-		return r, catalog.Wrap(catalog.FolderNotWritable, err, "the state cannot be written")
-	}
-	told := catalog.Wrap(catalog.ClientStateRecovered, damaged, "going on as %s; the damaged file is %s.damaged", copied.ClientID, fileState)
-	a.log.Warn("the state file was damaged and its copy is used", "code", string(told.Code), "error", damaged)
-	a.config.Say(catalog.Public(told) + " [" + string(told.Code) + "]")
-	return copied, nil
+	return copied, catalog.Wrap(catalog.ClientStateRecovered, lost, "going on as %s; %s", copied.ClientID, told), nil
 }

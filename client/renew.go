@@ -33,6 +33,31 @@ func (a *Agent) fresh(ctx context.Context, c *conversation, refused string) (str
 	return t.Token, err
 }
 
+// withToken does an act with a CCM token that lasts, "" where there are none. When the server takes the token for ended, after an emergency rotation for
+// example, or the device has another key by now, the act is done once more with a new one.
+func (a *Agent) withToken(ctx context.Context, c *conversation, act func(token string) error) error {
+	token, err := a.fresh(ctx, c, "")
+	if err != nil {
+		return err
+	}
+	if err = act(token); token == "" || !ended(err) && !a.rekeyed(err) {
+		return err
+	}
+	if token, err = a.fresh(ctx, c, token); err != nil {
+		return err
+	}
+	return act(token)
+}
+
+// ended reports whether a CCM token was refused and a new one does better.
+func ended(err error) bool {
+	switch catalog.CodeOf(err) {
+	case catalog.TokenExpired, catalog.TokenUnknownKey, catalog.TokenKeyRevoked, catalog.TokenSignature, catalog.SymptomGatewayInvalidToken:
+		return true
+	}
+	return false
+}
+
 // renewBefore is how long before its end a CCM token is renewed: ten minutes and up to two
 // more, different for each token, so that devices that began together do not renew
 // together. While the site or the provider is away it is used until it ends.
@@ -131,7 +156,7 @@ func (a *Agent) selfProveDue() bool {
 }
 
 // Renew renews the CCM token when it is close to expiry and the self-prove token when it
-// has the age that the site says, 30 days or a little less; with force both. On a route without TLS there is nothing to renew.
+// has the age that the site says, 30 days or a little less; with force both. Where a device has no tokens it asks for the site's gateways, when that is due.
 func (a *Agent) Renew(ctx context.Context, force bool) error {
 	return a.byAnyWay(ctx, func() error { return a.renew(ctx, renewal{both: force}) })
 }
@@ -142,7 +167,7 @@ func (a *Agent) renew(ctx context.Context, n renewal) error {
 		return notEnrolled()
 	}
 	if !r.tokens() {
-		return nil
+		return a.renewGateways(ctx, r, n)
 	}
 	ctx, c := a.converse(ctx, r, a.logs.messaging, messageLine())
 	return a.renewOnce(ctx, c, n)
@@ -170,7 +195,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		case !Transient(err) && refusedForGood(err):
 			return err
 		default:
-			pause = max(a.jitter(retry), asked(err))
+			pause = max(a.jitter(retry), a.jitter(asked(err)*5/4)) // not before the server asks for, and not all devices then
 			retry = min(2*retry, lastRetry)
 		}
 		look := false
@@ -196,7 +221,7 @@ func (a *Agent) Run(ctx context.Context) error {
 // renewOrMove renews; inside, when the management point fails, at another one.
 func (a *Agent) renewOrMove(ctx context.Context, n renewal) error {
 	err := a.renew(ctx, n)
-	if r := a.current(); !Transient(err) || !r.Initial.inside() || r.Route.Internet || unreachable(err) && len(r.Roaming.Gateways) > 0 {
+	if r := a.current(); !Transient(err) || !r.Initial.inside() || r.Route.Internet || unreachable(r.Route, err) && len(r.Roaming.Gateways) > 0 {
 		return err // to another way altogether: byAnyWay
 	}
 	if moved, failed := a.move(ctx); failed != nil || !moved {

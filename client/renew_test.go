@@ -360,6 +360,7 @@ func TestDamagedFolders(t *testing.T) {
 		}, ""},
 		{"state is open to others", func(dir string) error { return os.Chmod(dir+"/state.json", 0o644) }, catalog.ClientFolderOpen},
 		{"keys are gone", func(dir string) error { return os.Remove(dir + "/keys.sealed") }, catalog.ClientKeysUnreadable},
+		{"keys are open to others", func(dir string) error { return os.Chmod(dir+"/keys.sealed", 0o644) }, catalog.ClientFolderOpen},
 		{"keys are damaged", func(dir string) error { return os.WriteFile(dir+"/keys.sealed", []byte("x"), 0o600) }, catalog.ClientKeysUnreadable},
 		{"key file is gone", func(dir string) error { return os.Remove(dir + "/state.key") }, catalog.KeyFileMissing},
 		{"key file is open to others", func(dir string) error { return os.Chmod(dir+"/state.key", 0o644) }, catalog.KeyFilePermissions},
@@ -403,5 +404,36 @@ func TestNothingIsSentBeforeEnrolment(t *testing.T) {
 		if catalog.CodeOf(err) != catalog.ClientNotEnrolled {
 			t.Errorf("%s: got %v, want %s", what, err, catalog.ClientNotEnrolled)
 		}
+	}
+}
+
+// TestEveryActGetsANewTokenAfterAnEmergencyRotation: the token lasts by the device's own account, and the site takes it no more.
+func TestEveryActGetsANewTokenAfterAnEmergencyRotation(t *testing.T) {
+	for name, act := range map[string]func(t *testing.T, a *testAgent) error{
+		"send":                      func(t *testing.T, a *testAgent) error { _, err := a.Send(t.Context(), "MP_Echo", "<A/>"); return err },
+		"policies":                  func(t *testing.T, a *testAgent) error { _, err := a.Policies(t.Context()); return err },
+		"list of management points": func(t *testing.T, a *testAgent) error { _, err := a.ManagementPoints(t.Context()); return err },
+		"the enrol line again": func(t *testing.T, a *testAgent) error {
+			line := a.site.setup()
+			line.Token = ""
+			return a.Enrol(t.Context(), line)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			site := newTestSite(t)
+			agent := site.newAgent()
+			agent.enrol(t, site.setup())
+			before := site.count("ccm_sts")
+			site.refuse = func(endpoint string) error {
+				if endpoint == "ccm_sts" || site.counts["ccm_sts"] > before {
+					return nil
+				}
+				return catalog.Errorf(catalog.TokenKeyRevoked, "compromised")
+			}
+			succeed(t, act(t, agent))
+			if got := site.count("ccm_sts") - before; got != 1 {
+				t.Errorf("%d exchanges, want 1", got)
+			}
+		})
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"postern/catalog"
+	"postern/ccm"
 	"postern/token"
 )
 
@@ -169,9 +170,12 @@ func (a *Agent) network() string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// anotherServer reports whether the address led to a server that is not the site's: it was not recognised, and so nothing of the device was sent to it.
-func anotherServer(err error) bool {
+// anotherServer reports whether the address led to a server that is not the site's. Over TLS it was not recognised, and so nothing of the device was sent to
+// it; on plain HTTP its answer gives it away: the sign-in page of a hotel signs nothing.
+func anotherServer(way route, err error) bool {
 	switch catalog.CodeOf(err) {
+	case catalog.ClientReplyUnsigned, catalog.ClientRootKeyOther, catalog.ClientRedirected:
+		return !way.secure()
 	case catalog.ClientServerRoot, catalog.ClientServerUntrusted, catalog.ClientServerHost, catalog.ClientServerRole, catalog.ClientRootRefused, catalog.ClientTLSFailed:
 		return true
 	}
@@ -180,25 +184,30 @@ func anotherServer(err error) bool {
 
 // unreachable reports whether an act failed because this way leads nowhere: there is no connection, or it leads to somebody else. What a server of the site
 // answered, refusals and overload among them, is an answer and no reason to leave. Neither is a certificate that has ended: the way is right.
-func unreachable(err error) bool {
+func unreachable(way route, err error) bool {
 	switch catalog.CodeOf(err) {
 	case catalog.ClientNameNotResolved, catalog.ClientCannotConnect, catalog.ClientTimeout, catalog.ClientConnectionLost:
 		_, said := errors.AsType[*ServerError](err)
 		return !said
-	case catalog.ClientNoManagementPoint:
-		none, ok := errors.AsType[*catalog.Error](err)
-		return ok && unreachable(none.Err)
+	case catalog.ClientNoManagementPoint, catalog.ClientKeyChangeOpen: // they say more of the same
+		outer, ok := errors.AsType[*catalog.Error](err)
+		return ok && unreachable(way, outer.Err)
 	}
-	return anotherServer(err)
+	return anotherServer(way, err)
 }
 
 // byAnyWay does an act. Before, a device that is outside looks whether it is inside again, when that is due; when the act fails because this way leads
 // nowhere, another is looked for and the act done once more.
 func (a *Agent) byAnyWay(ctx context.Context, act func() error) error {
 	a.lookInside(ctx)
+	if r := a.current(); r.strangeHere(a.network()) {
+		if err := a.lookHere(ctx, r); err != nil {
+			return err
+		}
+	}
 	way := a.current().Route
 	err := act()
-	if !unreachable(err) || ctx.Err() != nil {
+	if !unreachable(way, err) || ctx.Err() != nil {
 		return err
 	}
 	if failed := a.reroute(ctx, way, err); failed != nil {
@@ -220,7 +229,7 @@ func (a *Agent) reroute(ctx context.Context, from route, failed error) error {
 	})
 	select {
 	case result := <-done:
-		if catalog.CodeOf(result.Err) == catalog.StateInUse {
+		if catalog.CodeOf(result.Err) == catalog.ClientFolderInUse {
 			return failed
 		}
 		return result.Err
@@ -244,7 +253,7 @@ func (a *Agent) rerouteLocked(ctx context.Context, from route, failed error) err
 // leave goes outside: the management point cannot be reached, and no other one can.
 func (a *Agent) leave(ctx context.Context, c *conversation, failed error) error {
 	r := a.current()
-	if anotherServer(failed) {
+	if anotherServer(r.Route, failed) {
 		a.otherServer(ctx, r.Route, failed)
 	}
 	if r.Initial.inside() && (r.Route != r.Initial || len(r.Points) > 0) {
@@ -280,13 +289,13 @@ func (a *Agent) enterBy(ctx context.Context, c *conversation, ways []route, fail
 	texts := []string{hostName(c.route.Host) + ": " + plain(failed)}
 	for _, way := range ways {
 		err := a.step(ctx, way.hop(), "way in through "+way.name(), func() error { return a.enterThrough(ctx, c.at(way)) })
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
 		if err == nil || judged(err) {
 			return errors.Join(a.moveTo(way, c.route, "the "+c.route.hop()+" cannot be reached: "+plain(failed)), err)
 		}
 		texts = append(texts, way.Host+": "+plain(err))
+		if ctx.Err() != nil {
+			break // no time is left for the others; the next time begins with the same ones
+		}
 	}
 	return catalog.Wrap(catalog.RoamNoWay, failed, "tried %d ways: %s", len(texts), strings.Join(texts[:min(len(texts), 8)], "; "))
 }
@@ -367,7 +376,7 @@ func (a *Agent) lookAt(ctx context.Context, c *conversation, home route) bool {
 	if ctx.Err() != nil {
 		return false
 	}
-	if anotherServer(err) {
+	if anotherServer(home, err) {
 		a.otherServer(ctx, home, err)
 	}
 	if err == nil {
@@ -385,7 +394,11 @@ func (a *Agent) lookAt(ctx context.Context, c *conversation, home route) bool {
 
 // otherServer says that somebody else answers at the management point's address.
 func (a *Agent) otherServer(ctx context.Context, way route, err error) {
-	told := catalog.Wrap(catalog.RoamOtherServer, err, "%s: %s; nothing of this device was sent to it", way.Host, plain(err))
+	sent := "nothing of this device was sent to it"
+	if !way.secure() {
+		sent = "what was sent to it over plain HTTP it can read"
+	}
+	told := catalog.Wrap(catalog.RoamOtherServer, err, "%s: %s; %s", way.Host, plain(err), sent)
 	a.logs.location.Warningf("%s", plain(told))
 	a.log.WarnContext(ctx, "another server answers at the management point's address", "code", string(told.Code), "host", way.Host, "error", err)
 	a.config.Say(string(told.Code) + " " + told.Detail)
@@ -400,14 +413,34 @@ func (a *Agent) onAnotherNetwork(ctx context.Context) {
 		a.lookInside(ctx)
 		return
 	}
+	if err := a.lookHere(ctx, r); err != nil {
+		a.log.WarnContext(ctx, "there is no way to the site from this network", "code", string(catalog.CodeOf(err)), "error", err)
+	}
+}
+
+// strangeHere reports whether a device looks first who answers before it sends anything: on plain HTTP, where nobody is recognised before, on a network from
+// which it has not yet used its management point.
+func (r record) strangeHere(network string) bool {
+	return r.Route.inside() && !r.Route.secure() && r.State.registered() && r.Roaming.InsideOn != network
+}
+
+// lookHere asks the management point for a sign of life, which tells nothing of the device, and looks for another way when there is none. The error says that
+// there is no other either.
+func (a *Agent) lookHere(ctx context.Context, r record) error {
+	network := a.network()
 	asking, c := a.converse(ctx, r, a.logs.location, policyLine())
 	asking, cancel := context.WithTimeout(asking, lookTime)
 	defer cancel()
-	if err := a.probe(asking, c); unreachable(err) && ctx.Err() == nil {
-		if err := a.reroute(ctx, r.Route, err); err != nil {
-			a.log.WarnContext(ctx, "there is no way to the site from this network", "code", string(catalog.CodeOf(err)), "error", err)
-		}
+	err := a.probe(asking, c)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case unreachable(r.Route, err):
+		return a.reroute(ctx, r.Route, err)
+	case err == nil && r.strangeHere(network):
+		return a.save(func(r *record) { r.Roaming.InsideOn = network })
 	}
+	return nil
 }
 
 // closeIdle ends connections of a network that is gone.
@@ -429,15 +462,18 @@ func (a *Agent) untilLook(pause time.Duration, network string) (until time.Durat
 	return pause, false
 }
 
-// pause waits, and ends early, with changed, when this machine is on another network.
+// pause waits, and ends early, with changed, when this machine is on another network. A timer stands still while the machine sleeps, and its clock does not: a
+// pause that is over by the clock ends with the next look at the network.
 func (a *Agent) pause(ctx context.Context, d time.Duration, network string) (changed bool, err error) {
+	until := a.config.Now().Add(d)
+	over := func() bool { return !a.config.Now().Before(until) }
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var noticed atomic.Bool
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		if a.config.NetworkChange(waiting, func() bool { return a.network() != network }) == nil {
+		if a.config.NetworkChange(waiting, func() bool { return over() || a.network() != network }) == nil {
 			noticed.Store(true)
 			cancel()
 		}
@@ -445,10 +481,13 @@ func (a *Agent) pause(ctx context.Context, d time.Duration, network string) (cha
 	err = a.config.Wait(waiting, d)
 	cancel()
 	<-watched
-	if err != nil && ctx.Err() == nil && noticed.Load() {
-		return true, a.config.Wait(ctx, a.jitter(networkSettles))
+	switch {
+	case err == nil || ctx.Err() != nil || !noticed.Load():
+		return false, err
+	case a.network() == network:
+		return false, nil
 	}
-	return false, err
+	return true, a.config.Wait(ctx, a.jitter(networkSettles))
 }
 
 // pollNetwork is NetworkChange where nothing better was given.
@@ -467,10 +506,56 @@ func pollNetwork(ctx context.Context, changed func() bool) error {
 	}
 }
 
-// gatewaysDue says whether a CCM token is asked for although there is one: with it come the gateways.
+// gatewaysDue says whether the gateways are asked for although nothing else is due: a CCM token is then fetched, with which they come.
 func (a *Agent) gatewaysDue(last time.Duration) bool {
 	r := a.current()
-	return r.tokens() && r.State.registered() && r.Roaming.stale(a.config.Now(), a.network(), last)
+	return r.State.registered() && r.Roaming.stale(a.config.Now(), a.network(), last)
+}
+
+// askGateways asks a management point for the site's gateways, for a device that gets no tokens on its way, and so none with them: one with a certificate of the
+// company, or on plain HTTP. It takes them only where the answer cannot be changed on the way: over TLS, or signed by the site.
+func (a *Agent) askGateways(ctx context.Context, c *conversation) error {
+	if c.tokens() || !c.route.secure() && !a.current().Anchor.wantsSignature(c.route) {
+		return nil
+	}
+	id, err := a.newMessageID()
+	if err != nil {
+		return err
+	}
+	body := ccm.LocationRequest{Kind: ccm.LocationEnumerateMP, SiteCode: a.current().SiteCode, RequestType: ccm.EnumerateInternet}.XML()
+	got, err := a.deliver(ctx, c, message{id: id, endpoint: "MP_LocationManager", body: fixed(body)})
+	if err != nil {
+		return err
+	}
+	reply, err := ccm.ParseEnumerateMPReply(got.text)
+	if err != nil {
+		return err
+	}
+	names := []string{}
+	for _, point := range reply.Records {
+		if point.InternetName != "" {
+			names = append(names, point.InternetName)
+		}
+	}
+	now, network := a.config.Now(), a.network()
+	return a.save(func(r *record) {
+		if r.Roaming.hear(&names, now, network); c.route.inside() {
+			r.Roaming.InsideOn = network
+		}
+	})
+}
+
+// renewGateways is the renewal of a device without tokens. It asks a server of the site for something, so that the device also notices when its way leads
+// nowhere any more.
+func (a *Agent) renewGateways(ctx context.Context, r record, n renewal) error {
+	if !n.ccm && !n.both && !a.gatewaysDue(gatewaysLast) {
+		return nil
+	}
+	ctx, c := a.converse(ctx, r, a.logs.location, policyLine())
+	return a.exclusive(ctx, func() error {
+		err := a.askGateways(ctx, c)
+		return errors.Join(err, a.remember(err))
+	})
 }
 
 // fillWay puts into a Status which way the device uses, and why.

@@ -45,7 +45,7 @@ func newTwoNetworks(t *testing.T) *twoNetworks {
 	start := func(certificate tls.Certificate, handler http.HandlerFunc) *httptest.Server {
 		server := httptest.NewUnstartedServer(handler)
 		server.Config.ErrorLog = log.New(io.Discard, "", 0)
-		server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
+		server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: tls.RequestClientCert}
 		server.StartTLS()
 		t.Cleanup(server.Close)
 		return server
@@ -73,6 +73,8 @@ func (n *twoNetworks) dial(ctx context.Context, network, address string) (net.Co
 		to = n.gateway.Listener.Addr().String()
 	case host == pointHost && n.hotel:
 		to = n.stranger.Listener.Addr().String()
+	case host == pointHost && n.inside && strings.HasSuffix(address, ":80"):
+		to = n.plain.Listener.Addr().String()
 	case host == pointHost && n.inside:
 		to = n.server.Listener.Addr().String()
 	}
@@ -612,5 +614,245 @@ func TestRunRefreshesTheGateways(t *testing.T) {
 	}
 	if got := a.Status().Gateways; !slices.Equal(got, n.gateways) || n.count("ccm_sts") != exchanges+1 {
 		t.Errorf("knows %q after %d exchanges, want %q after 1", got, n.count("ccm_sts")-exchanges, n.gateways)
+	}
+}
+
+// TestDevicesWithoutTokensRoamToo: one with a certificate of the company, and one on plain HTTP, get no tokens inside. They ask for the gateways, and leave and
+// come back like the others.
+func TestDevicesWithoutTokensRoamToo(t *testing.T) {
+	for name, test := range map[string]struct {
+		setup  func(t *testing.T, n *twoNetworks) Setup
+		inside string // where it is
+		enters string // by what it goes on outside
+	}{
+		"certificate of the company": {func(t *testing.T, n *twoNetworks) Setup {
+			setup := n.testSite.inside("https")
+			setup.Certificate.Files = []CertificateFile{issue(t, n.newCompany(), t.TempDir(), "wk02", testRSA())}
+			return setup
+		}, "https://" + pointHost, ""},
+		"plain HTTP": {func(_ *testing.T, n *twoNetworks) Setup { return n.testSite.inside("http") }, "http://" + pointHost, "CCM token by assertion of the registered key"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newTwoNetworks(t)
+			a := n.travellerOf(t, test.setup(t, n))
+			a.wantWay(t, WayInside, "")
+			if s := a.Status(); !slices.Equal(s.Gateways, []string{testGateway}) || s.ManagementPoint != test.inside || !s.GatewaysHeard.Equal(n.clock.now()) {
+				t.Fatalf("inside at %s it knows %q, heard %s", s.ManagementPoint, s.Gateways, s.GatewaysHeard)
+			}
+			id := a.Status().ClientID
+
+			n.set(func() { n.inside = false })
+			a.Close()
+			a.steps = nil
+			succeed(t, a.ask(t))
+			if a.wantWay(t, WayInternet, string(catalog.ClientCannotConnect)); a.Status().Gateway != testGateway || a.Status().ClientID != id {
+				t.Errorf("outside it is %+v", a.Status())
+			}
+			if steps := strings.Join(stepsOf(a.testAgent), "; "); !strings.Contains(steps, test.enters) {
+				t.Errorf("steps %s, want %q", steps, test.enters)
+			}
+
+			n.set(func() { n.inside = true })
+			n.clock.add(time.Hour)
+			succeed(t, a.ask(t))
+			if a.wantWay(t, WayInside, "answers"); a.Status().ManagementPoint != test.inside {
+				t.Errorf("back inside it is %+v", a.Status())
+			}
+			n.do(func() { n.gateways = []string{"new.test/CCM_Proxy_MutualAuth/9"} })
+			succeed(t, a.Renew(t.Context(), false))
+			if got := a.Status().Gateways; !slices.Equal(got, []string{testGateway}) {
+				t.Errorf("after an hour it has asked again: %q", got)
+			}
+			n.clock.add(gatewaysLast)
+			succeed(t, a.Renew(t.Context(), false))
+			if got := a.Status().Gateways; !slices.Equal(got, n.gateways) {
+				t.Errorf("after 25 hours it knows %q, want %q", got, n.gateways)
+			}
+		})
+	}
+}
+
+// TestRunOfADeviceWithoutTokensNotices: its timer asks the site for something, and so finds out that it has left.
+func TestRunOfADeviceWithoutTokensNotices(t *testing.T) {
+	n := newTwoNetworks(t)
+	setup := n.testSite.inside("https")
+	setup.Certificate.Files = []CertificateFile{issue(t, n.newCompany(), t.TempDir(), "wk02", testRSA())}
+	a := n.travellerOf(t, setup)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	a.waits = nil
+	a.onWait = func(time.Duration) error {
+		if len(a.waits) > 1 {
+			cancel()
+			return ctx.Err()
+		}
+		n.set(func() { n.inside = false })
+		a.Close()
+		return nil
+	}
+	succeed(t, a.Run(ctx))
+	a.wantWay(t, WayInternet, "cannot be reached")
+}
+
+// TestGatewaysAreNotTakenFromWhoeverIsOnTheWay: on plain HTTP an answer that the site has not signed names nothing, and without a site root none is asked for.
+func TestGatewaysAreNotTakenFromWhoeverIsOnTheWay(t *testing.T) {
+	n := newTwoNetworks(t)
+	n.gateways = []string{}
+	a := n.travellerOf(t, n.testSite.inside("http"))
+	n.do(func() { n.gateways, n.forge = []string{"evil.test/CCM_Proxy_MutualAuth/9"}, true })
+	if err := a.Renew(t.Context(), true); catalog.CodeOf(err) != catalog.ReplyOther {
+		t.Errorf("got %v, want %s", err, catalog.ReplyOther)
+	}
+	asked := n.count("ccm_system")
+	succeed(t, a.save(func(r *record) { r.Anchor = anchor{CA: "an authority"} }))
+	succeed(t, a.Renew(t.Context(), true))
+	if got := a.Status().Gateways; len(got) > 0 || n.count("ccm_system") != asked {
+		t.Errorf("it knows %q after %d questions", got, n.count("ccm_system")-asked)
+	}
+}
+
+// TestAMessageWhoseAnswerIsLost goes again by another way, with the same id, so that whoever has it twice can see that.
+func TestAMessageWhoseAnswerIsLost(t *testing.T) {
+	n := newTwoNetworks(t)
+	a := n.traveller(t)
+	n.do(func() { n.messages, n.lose["ccm_system_tokenauth"] = nil, true })
+	if got, err := a.Send(t.Context(), "MP_Echo", "<A/>"); got != "<Echo>MP_Echo</Echo>" || err != nil {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if len(n.messages) != 2 || n.messages[0] != n.messages[1] || n.messages[0] == "" {
+		t.Errorf("messages %q came, want one twice", n.messages)
+	}
+}
+
+// TestTheKeyIsChangedByAnyWay: outside, where the last way was inside, and when the answer is lost on the way.
+func TestTheKeyIsChangedByAnyWay(t *testing.T) {
+	for name, happens := range map[string]func(n *twoNetworks){
+		"the device has left":     func(n *twoNetworks) { n.set(func() { n.inside = false }) },
+		"the answer is lost":      func(n *twoNetworks) { n.do(func() { n.lose["ccm_system_tokenauth"] = true }) },
+		"the next token is lost":  func(n *twoNetworks) { n.do(func() { n.lose["ccm_sts"] = true }) },
+		"nothing happens":         func(*twoNetworks) {},
+		"another server answers":  func(n *twoNetworks) { n.set(func() { n.hotel = true }) },
+		"both, one after another": func(n *twoNetworks) { n.set(func() { n.inside = false }); n.do(func() { n.lose["ccm_sts"] = true }) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newTwoNetworks(t)
+			a := n.traveller(t)
+			before := a.Status()
+			made := 0
+			a.makeKeys = func(io.Reader) (signing, encryption *rsaKey, err error) {
+				made++
+				return testKeys()[2], testKeys()[3], nil
+			}
+			a.Close()
+			happens(n)
+			err := a.RotateKey(t.Context())
+			for range 3 {
+				if err == nil {
+					break
+				}
+				if code := catalog.CodeOf(err); code != catalog.ClientKeyChangeOpen && code != catalog.RoamNoWay {
+					t.Fatalf("got %v", err)
+				}
+				err = a.RotateKey(t.Context())
+			}
+			succeed(t, err)
+			after := a.Status()
+			if after.ClientID != before.ClientID || after.Key == before.Key || made != 1 || after.LastError != "" {
+				t.Errorf("%d keys made; before %+v, after %+v", made, before, after)
+			}
+			succeed(t, a.ask(t))
+		})
+	}
+}
+
+// TestTimersGoOnWhileTheMachineSleeps: a timer stands still then. What is due by the clock is done at the next look, and that is no change of network.
+func TestTimersGoOnWhileTheMachineSleeps(t *testing.T) {
+	site := newTestSite(t)
+	agent := site.newAgent()
+	asleep := func(ctx context.Context, _ time.Duration) error { <-ctx.Done(); return ctx.Err() }
+	for name, test := range map[string]struct {
+		sleeps time.Duration
+		want   bool // the pause is over
+	}{"an hour of six": {time.Hour, false}, "the night": {9 * time.Hour, true}} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			agent.Agent.config.Wait = asleep
+			agent.Agent.config.NetworkChange = func(_ context.Context, changed func() bool) error {
+				site.clock.add(test.sleeps)
+				if changed() {
+					return nil
+				}
+				cancel()
+				return context.Canceled
+			}
+			moved, err := agent.pause(ctx, 6*time.Hour, agent.network())
+			if moved || (err == nil) != test.want {
+				t.Errorf("moved %v, %v", moved, err)
+			}
+		})
+	}
+}
+
+// TestGatewaysThatTakeAllTheTime: what was tried is said, and not only that the time is over.
+func TestGatewaysThatTakeAllTheTime(t *testing.T) {
+	n := newTwoNetworks(t)
+	n.gateways = []string{testGateway, "second.test/CCM_Proxy_MutualAuth/7"}
+	a := n.traveller(t)
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	ctx, c := a.converse(ctx, a.current(), a.logs.location, policyLine())
+	err := a.enterBy(ctx, c, a.current().gateways(), catalog.Errorf(catalog.ClientCannotConnect, "for the test"))
+	if catalog.CodeOf(err) != catalog.RoamNoWay || !Transient(err) || !strings.Contains(err.Error(), pointHost) {
+		t.Errorf("got %v, want %s", err, catalog.RoamNoWay)
+	}
+}
+
+// TestAPlainDeviceInAHotel: on plain HTTP nobody is recognised before he answers. On a network that is new the device asks for a sign of life first, so the
+// sign-in page that answers for every name learns neither its name nor its messages.
+func TestAPlainDeviceInAHotel(t *testing.T) {
+	for name, answer := range map[string]func(w http.ResponseWriter){
+		"a page": func(w http.ResponseWriter) { io.WriteString(w, "<html>Room number?</html>") },
+		"a redirect": func(w http.ResponseWriter) {
+			w.Header().Set("Location", "http://login.test/")
+			w.WriteHeader(http.StatusFound)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newTwoNetworks(t)
+			a := n.travellerOf(t, n.testSite.inside("http"))
+			var told []string
+			portal := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				body, _ := io.ReadAll(r.Body)
+				if name := a.Status().Name; r.Method != http.MethodGet || len(body) > 0 || strings.Contains(fmt.Sprint(r.URL, r.Header), name) {
+					told = append(told, r.Method+" "+r.URL.String())
+				}
+				answer(w)
+			}))
+			defer portal.Close()
+			a.Agent.config.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+				if a.at != "10.1.1.7/24" && hostName(address) == pointHost {
+					address = portal.Listener.Addr().String()
+					return (&net.Dialer{}).DialContext(ctx, network, address)
+				}
+				return n.dial(ctx, network, address)
+			}
+			a.Close()
+			a.at = "192.168.7.7/24"
+			succeed(t, a.ask(t))
+			if a.wantWay(t, WayInternet, "cannot be reached"); len(told) > 0 {
+				t.Errorf("the sign-in page was told %q", told)
+			}
+			if !slices.ContainsFunc(a.said, func(text string) bool { return strings.HasPrefix(text, string(catalog.RoamOtherServer)) }) {
+				t.Errorf("said %q", a.said)
+			}
+			a.Close()
+			a.at = "10.1.1.7/24"
+			n.clock.add(time.Hour)
+			succeed(t, a.ask(t))
+			if a.wantWay(t, WayInside, "answers"); len(told) > 0 {
+				t.Errorf("the sign-in page was told %q", told)
+			}
+		})
 	}
 }

@@ -109,7 +109,12 @@ func (a *Agent) learnRoots(ctx context.Context, c *conversation) error {
 	if err != nil || !moved {
 		return err
 	}
-	if err := a.save(func(r *record) { r.Anchor = next }); err != nil {
+	err = a.save(func(r *record) {
+		if r.Anchor.same(before) { // another process may have been led further
+			r.Anchor = next
+		}
+	})
+	if err != nil {
 		return err
 	}
 	a.logs.location.Infof("The site root was replaced. %s is trusted now: the root that was known has signed for it.", next.RootKey)

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 
 	"postern/catalog"
 	"postern/ccm"
+	"postern/proof"
 	"postern/token"
 )
 
@@ -34,20 +36,21 @@ func (a *Agent) RotateKey(ctx context.Context) error {
 	case !r.State.registered():
 		return notEnrolled()
 	case !r.tokens():
-		return catalog.Errorf(catalog.ClientKeyOfCompany, "known by %s", cmpText(r.Certificate.String(), "its messages' signatures over "+r.Route.Scheme))
+		return catalog.Errorf(catalog.ClientKeyOfCompany, "known by %s", cmp.Or(r.Certificate.String(), "its messages' signatures over "+r.Route.Scheme))
 	}
-	return a.exclusive(ctx, func() error {
-		ctx, c := a.converse(ctx, a.current(), a.logs.identity, messageLine())
-		err := a.rotate(ctx, c)
-		return errors.Join(err, a.remember(err))
+	var before proof.KeyThumbprint
+	return a.byAnyWay(ctx, func() error {
+		return a.exclusive(ctx, func() error {
+			if key := a.current().Key; before == "" {
+				before = key
+			} else if key != before {
+				return a.remember(nil) // the site had taken the new key, which was found out while another way was looked for
+			}
+			ctx, c := a.converse(ctx, a.current(), a.logs.identity, messageLine())
+			err := a.rotate(ctx, c)
+			return errors.Join(err, a.remember(err))
+		})
 	})
-}
-
-func cmpText(text, other string) string {
-	if text != "" {
-		return text
-	}
-	return other
 }
 
 func (a *Agent) rotate(ctx context.Context, c *conversation) error {
@@ -64,6 +67,9 @@ func (a *Agent) rotate(ctx context.Context, c *conversation) error {
 		return keyOpen(err) // of a change that was begun before
 	}
 	sent := a.nameSuccessor(ctx, c, next)
+	if nowhere(c.route, sent) {
+		return sent
+	}
 	if code := catalog.CodeOf(sent); code == catalog.ReplyEmpty || code == catalog.ClientRegistrationRejected {
 		return catalog.Wrap(catalog.ClientKeyNotChanged, sent, "%s", plain(sent))
 	}
@@ -79,6 +85,12 @@ func (a *Agent) rotate(ctx context.Context, c *conversation) error {
 	return catalog.Wrap(catalog.ClientKeyNotChanged, err, "the site took the registration, and does not know the new key")
 }
 
+// nowhere reports whether an act failed before it had a server of the site to send to, so that none has heard of it.
+func nowhere(way route, err error) bool {
+	code := catalog.CodeOf(err)
+	return code == catalog.ClientNameNotResolved || code == catalog.ClientCannotConnect || anotherServer(way, err)
+}
+
 // keyOpen says that it is not known yet which key the site knows.
 func keyOpen(err error) error {
 	if err == nil {
@@ -89,19 +101,11 @@ func keyOpen(err error) error {
 
 // makeNext makes keys and certificates and keeps them beside those in use, before anything is sent.
 func (a *Agent) makeNext() (*identity, error) {
-	signing, encryption, err := a.makeKeys(a.config.Rand)
+	next, err := a.newKeys()
 	if err != nil {
 		return nil, err
 	}
-	next, err := newIdentity(signing, encryption, a.clock.corrected(), a.config.Rand)
-	if err != nil {
-		return nil, err
-	}
-	sealed, err := next.sealed()
-	if err != nil {
-		return nil, err
-	}
-	if err := a.writeSealed(fileNext, labelNext, sealed); err != nil {
+	if err := a.writeIdentity(fileNext, labelNext, next); err != nil {
 		return nil, err
 	}
 	a.setNext(next)
@@ -119,30 +123,6 @@ func (a *Agent) setNext(next *identity) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.next = next
-}
-
-// readNext reads the keys of a change. A file that cannot be read is an error: it may hold the key by which the site knows the device.
-func (a *Agent) readNext() (*identity, error) {
-	var sealed sealedKeys
-	if err := a.readSealed(fileNext, labelNext, &sealed); err != nil {
-		return nil, catalog.Wrap(catalog.ClientKeysUnreadable, err, "%s", a.path(fileNext))
-	}
-	if sealed.FormatOfTheFile == 0 {
-		return nil, nil
-	}
-	next, err := sealed.identity()
-	if err != nil {
-		return nil, catalog.Wrap(catalog.ClientKeysUnreadable, err, "%s", a.path(fileNext))
-	}
-	return next, nil
-}
-
-// takeNext puts what load has read in its place. A change whose keys are in use already was stopped at its very end. It runs with a.mu held.
-func (a *Agent) takeNext(next *identity) {
-	a.next = next
-	if next != nil && a.keys != nil && a.keys.thumbprint == next.thumbprint && a.record.Key != "" {
-		a.record.Key = next.thumbprint
-	}
 }
 
 // nameSuccessor sends the registration by which the key in use names the next one.
@@ -208,7 +188,7 @@ func (a *Agent) changeOver(ctx context.Context, c *conversation, next *identity)
 	}
 	err = a.step(ctx, "client", "the new keys are in use, the former ones are thrown away", func() error { return a.goOver(next, got) })
 	if err != nil {
-		return false, err
+		return false, errors.Join(err, a.load()) // part of it may be in memory, and the folder says which
 	}
 	a.logs.keyChanged(string(next.thumbprint))
 	if _, err := a.obtainOnce(ctx, c, token.KindSelfProve, ""); err != nil {
@@ -230,7 +210,7 @@ func (a *Agent) goOver(next *identity, got exchanged) error {
 		return err
 	}
 	if err := os.Remove(a.path(fileNext)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return catalog.Wrap(catalog.FolderNotWritable, err, "%s cannot be removed", fileNext)
+		return catalog.Wrap(catalog.ClientStateNotWritten, err, "%s cannot be removed", fileNext)
 	}
 	a.setNext(nil)
 	return nil

@@ -13,8 +13,9 @@ import (
 )
 
 // revocationCheck is how the device looks whether a server's certificate is revoked, where
-// an authority vouches for it. Under a site root there are no lists: role certificates are
-// short, and the signed site state withdraws them.
+// an authority vouches for it. Under a site root there are no lists: role certificates last
+// a year at most, and the site state that withdraws them goes to gateways and connectors,
+// not to devices.
 type revocationCheck struct {
 	Policy  revocation.Policy `json:"policy,omitempty"`  // "" is require: an unreachable list counts as revoked (product.md 2.6)
 	Sources []string          `json:"sources,omitempty"` // besides those that the certificate names
@@ -24,7 +25,7 @@ type revocationCheck struct {
 func (c revocationCheck) say(n anchor) string {
 	switch {
 	case n.RootKey != "":
-		return "no lists: certificates under the site root are short-lived, and the signed site state blocks them"
+		return "no lists: under the site root certificates last a year at most; a device is not told which ones the site has blocked before"
 	case c.policy() == revocation.PolicyPrefer:
 		return "lists and responders are asked; when none answers the server is taken all the same"
 	case c.policy() == revocation.PolicyOff:

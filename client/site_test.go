@@ -115,6 +115,8 @@ type testSite struct {
 	renewAfter time.Duration // said with self-prove tokens
 	gateways   []string      // said with tokens of registered devices; nil: nothing is said
 	shownBy    []string      // subjects of client certificates that came
+	messages   []string      // ids of messages to MP_Echo that came
+	called     string        // the address of the last message
 }
 
 type testDevice struct {
@@ -594,6 +596,7 @@ func (s *testSite) message(w http.ResponseWriter, r *http.Request, claims token.
 		s.t.Errorf("message of the agent: method %s", r.Method)
 	}
 	var reply string
+	s.called = "https://" + r.Host + r.URL.Path
 	switch m.Header.TargetEndpoint {
 	case endpointRegistration:
 		reply, err = s.register(m, claims)
@@ -603,6 +606,14 @@ func (s *testSite) message(w http.ResponseWriter, r *http.Request, claims token.
 		w.Write(body)
 		return nil
 	case "MP_LocationManager":
+		if ask, failed := ccm.ParseLocationRequest(m.Text()); failed == nil && ask.Kind == ccm.LocationEnumerateMP && ask.RequestType == ccm.EnumerateInternet {
+			points := ccm.EnumerateMPReply{MPSite: ccm.MPSite{SiteCode: "GER"}}
+			for _, name := range s.gateways {
+				points.Records = append(points.Records, ccm.MPRecord{InternetName: name, IntranetName: pointHost})
+			}
+			reply = points.XML()
+			break
+		}
 		reply = ccm.SiteInfoReply{Sites: []ccm.SiteRecord{{SiteCode: "GER", HTTPSPort: s.httpsPort}}}.XML()
 	default:
 		reply, err = s.signed(m, claims)
@@ -681,6 +692,19 @@ func (s *testSite) add(request *ccm.RegistrationRequest, claims token.Claims) (p
 		return "", err
 	}
 	now := s.clock.now()
+	if statement := request.Property(keyChangeProperty); statement != "" {
+		former := s.devices[claims.Key]
+		if former == nil {
+			return "", catalog.Errorf(catalog.KeyChangeNotByDevice, "")
+		}
+		change, err := token.VerifyKeyChange(statement, former.request.Signing.PublicKey, s.called, now)
+		if err != nil || !change.Names(former.id, key) {
+			return "", catalog.Wrap(catalog.KeyChangeInvalid, err, "")
+		}
+		delete(s.devices, claims.Key)
+		s.devices[key] = &testDevice{id: former.id, request: request}
+		return key, nil
+	}
 	switch {
 	case claims.Kind != "" && claims.Kind != kindPKI && claims.Key != key:
 		return "", catalog.Errorf(catalog.RegistrationOtherKey, "")
@@ -723,6 +747,7 @@ func (s *testSite) signed(m *ccm.Message, claims token.Claims) (string, error) {
 		return "", catalog.Errorf(catalog.TokenScope, "")
 	}
 	if m.Header.TargetEndpoint != "MP_PolicyManager" {
+		s.messages = append(s.messages, m.Header.ID)
 		return "<Echo>" + m.Header.TargetEndpoint + "</Echo>", nil
 	}
 	ask, err := ccm.ParseAssignmentsRequest(m.Text())

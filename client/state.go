@@ -103,6 +103,7 @@ type TokenStatus struct {
 	Scope   string    `json:"scope,omitempty"`
 	Issued  time.Time `json:"issued"`
 	Expires time.Time `json:"expires"`
+	Renewal time.Time `json:"renewal,omitzero"` // of a self-prove token: from when on it is renewed; a CCM token is in time for the message that needs it
 }
 
 // Status is what `postern client status` prints.
@@ -152,7 +153,7 @@ type Status struct {
 // Status returns how far the device has come, as the folder says it now: another process
 // may have changed it.
 func (a *Agent) Status() Status {
-	r, err := a.readRecord()
+	r, err := a.readFile(fileState)
 	if err != nil {
 		r = a.current()
 	}

@@ -55,10 +55,11 @@ func (t cachedToken) lasts(now time.Time, longer time.Duration) bool {
 func (c tokenCache) status() []TokenStatus {
 	var list []TokenStatus
 	if c.CCM.Token != "" {
-		list = append(list, TokenStatus{string(token.KindCCM), c.CCM.Scope, c.CCM.Issued, c.CCM.Expires})
+		list = append(list, TokenStatus{Kind: string(token.KindCCM), Scope: c.CCM.Scope, Issued: c.CCM.Issued, Expires: c.CCM.Expires})
 	}
 	if c.SelfProve.Token != "" {
-		list = append(list, TokenStatus{string(token.KindSelfProve), c.SelfProve.Scope, c.SelfProve.Issued, c.SelfProve.Expires})
+		t := c.SelfProve
+		list = append(list, TokenStatus{Kind: string(token.KindSelfProve), Scope: t.Scope, Issued: t.Issued, Expires: t.Expires, Renewal: t.renewAt(c.Key).Truncate(time.Second)})
 	}
 	return list
 }

@@ -72,11 +72,11 @@ func TestFormsOfAFinding(t *testing.T) {
 	}
 	var text strings.Builder
 	Write(&text, f)
-	want = `FAIL  clock             P905 The clocks differ by more than five minutes
-                        first
-                        second ?[31mred
-                        do: do one
-                            do two
+	want = `FAIL  clock           1500 ms  P905 The clocks differ by more than five minutes
+                             first
+                             second ?[31mred
+                             do: do one
+                                 do two
 `
 	if text.String() != want {
 		t.Errorf("text\n%s\nwant\n%s", text.String(), want)

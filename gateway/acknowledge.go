@@ -125,7 +125,7 @@ func (u *unknownKeys) delivered(keys []token.UnknownKey) {
 // acknowledgeOnce sends one acknowledgement through any connector, with a certificate
 // request when a certificate is wanted and with new log lines when it is time.
 func (g *Gateway) acknowledgeOnce(ctx context.Context) error {
-	state, ok := g.state.Current()
+	state, ok := g.inForce()
 	if !ok || len(g.hub.Connections()) == 0 {
 		return nil
 	}

@@ -131,8 +131,7 @@ func (c *certificates) receive(chain [][]byte, epoch uint64) error {
 
 // wanted reports whether the site should be asked for a certificate in an epoch of its
 // state: there is none, it is past two thirds of its life, or under a root that was
-// replaced. After a refused one it is
-// not, unless the site has changed since.
+// replaced. After a refused one it is not, unless the site has changed since.
 func (c *certificates) wanted(epoch uint64) bool {
 	if r := c.refused.Load(); r != nil && r.epoch == epoch && c.now().Sub(r.at).Abs() < askAgain {
 		return false

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"postern/auth"
 	"postern/catalog"
 	"postern/ccm"
 )
@@ -29,12 +30,16 @@ func (g *Gateway) forward(w http.ResponseWriter, r *http.Request, x *exchange) e
 	defer watch.stop()
 	up := newUpload(r, control, watch, x, g.limits.Stall)
 	x.upload = up
+	if !up.present {
+		auth.Await(r)
+	}
 
 	response, err := g.hub.RoundTrip(g.outgoing(watch.ctx, r, x, up))
 	if err != nil {
 		return up.blame(err)
 	}
 	defer response.Body.Close()
+	auth.Answered(r)
 	if response.StatusCode < 200 || response.StatusCode > 599 {
 		return catalog.Errorf(catalog.GatewayAnswerInvalid, "status %d", response.StatusCode)
 	}
@@ -131,8 +136,8 @@ type upload struct {
 	from       io.ReadCloser
 	present    bool
 	limit      int64
-	device     context.Context // ends when the device goes away
-	connection *connection     // of HTTP/1; nil for HTTP/2, whose streams end one by one
+	device     *http.Request // whose context ends when the device goes away
+	connection *connection   // of HTTP/1; nil for HTTP/2, whose streams end one by one
 	x          *exchange
 	watch      *watch
 	control    *http.ResponseController
@@ -146,7 +151,7 @@ type upload struct {
 func newUpload(r *http.Request, control *http.ResponseController, watch *watch, x *exchange, stall time.Duration) *upload {
 	u := &upload{
 		from: r.Body, present: r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0,
-		limit: x.route.Body, device: r.Context(), x: x, watch: watch, control: control,
+		limit: x.route.Body, device: r, x: x, watch: watch, control: control,
 		deadline: deadline{set: control.SetReadDeadline, limit: stall},
 	}
 	if r.ProtoMajor == 1 {
@@ -168,9 +173,13 @@ func (u *upload) Read(p []byte) (int, error) {
 	u.deadline.extend()
 	n, err := u.from.Read(p)
 	u.watch.touch()
-	if total := u.x.received.add(int64(n)); total > u.limit {
+	total := u.x.received.add(int64(n))
+	if total > u.limit {
 		u.failure = tooLarge(u.limit)
 		return 0, u.failure
+	}
+	if err == io.EOF || total == u.device.ContentLength {
+		auth.Await(u.device)
 	}
 	switch {
 	case err == io.EOF:
@@ -199,7 +208,7 @@ func (u *upload) blame(err error) error {
 		return cause // err may be the same, and what Read has said follows from it
 	}
 	if !u.reading.TryLock() {
-		if u.device.Err() == nil {
+		if u.device.Context().Err() == nil {
 			return err
 		}
 		u.reading.Lock() // the connection has failed, so the Read is about to say how

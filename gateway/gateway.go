@@ -192,7 +192,7 @@ func New(config Config) (*Gateway, error) {
 	})
 	g.returns = g.newReturns()
 	g.exchanges = auth.NewGate(auth.Processors(), maxExchanges, nil)
-	g.inflight = auth.NewInFlight(auth.InFlightConfig{Keys: g.state, Revocation: g.state, Now: g.now})
+	g.inflight = auth.NewInFlight(auth.InFlightConfig{Keys: g.state, Revocation: g.state, Now: g.judgeTime})
 	g.hub = tunnel.NewHub(tunnel.HubConfig{
 		MaxConnections: g.limits.Connectors, MaxPerName: g.limits.PerConnector,
 		OnChange: func() { tell(g.connectors) }, Now: g.now, Log: g.log,

@@ -20,6 +20,24 @@ func TestTokenExchangesStandInLine(t *testing.T) {
 	exchange, path := d.token(token.KindSelfProve, "", "id", time.Now()), tokenPath("/CCM_STS")
 	ask := d.show(request(t, http.MethodPost, path, strings.NewReader("grant_type=x")), exchange)
 
+	free := fillLine(t, w)
+	if got := do(t, w.client(false), ask); got.status != http.StatusServiceUnavailable || got.code != catalog.TokenServiceBusy || got.header.Get("Retry-After") == "" {
+		t.Errorf("%s %s, Retry-After %q; want 503 %s and Retry-After", got.reason, got.code, got.header.Get("Retry-After"), catalog.TokenServiceBusy)
+	}
+	if got := do(t, w.client(false), d.show(request(t, "CCM_POST", tokenPath("/CCM_System_TokenAuth/request"), strings.NewReader("x")), d.ccmToken())); got.status != http.StatusOK {
+		t.Errorf("a message got %s %s", got.reason, got.code)
+	}
+	free()
+	again := request(t, http.MethodPost, path, strings.NewReader("grant_type=x"))
+	again.Header = ask.Header.Clone()
+	if got := do(t, w.client(false), again); got.status != http.StatusOK {
+		t.Errorf("the same proof afterwards got %s %s", got.reason, got.code)
+	}
+}
+
+// fillLine takes every place in the line of the token exchanges.
+func fillLine(t *testing.T, w *world) (free func()) {
+	t.Helper()
 	hold := make(chan struct{})
 	_, most := w.gateway.exchanges.Load()
 	var wait sync.WaitGroup
@@ -29,17 +47,5 @@ func TestTokenExchangesStandInLine(t *testing.T) {
 	for now, _ := w.gateway.exchanges.Load(); now < most; now, _ = w.gateway.exchanges.Load() {
 		runtime.Gosched()
 	}
-	if got := do(t, w.client(false), ask); got.status != http.StatusServiceUnavailable || got.code != catalog.TokenServiceBusy || got.header.Get("Retry-After") == "" {
-		t.Errorf("%s %s, Retry-After %q; want 503 %s and Retry-After", got.reason, got.code, got.header.Get("Retry-After"), catalog.TokenServiceBusy)
-	}
-	if got := do(t, w.client(false), d.show(request(t, "CCM_POST", tokenPath("/CCM_System_TokenAuth/request"), strings.NewReader("x")), d.ccmToken())); got.status != http.StatusOK {
-		t.Errorf("a message got %s %s", got.reason, got.code)
-	}
-	close(hold)
-	wait.Wait()
-	again := request(t, http.MethodPost, path, strings.NewReader("grant_type=x"))
-	again.Header = ask.Header.Clone()
-	if got := do(t, w.client(false), again); got.status != http.StatusOK {
-		t.Errorf("the same proof afterwards got %s %s", got.reason, got.code)
-	}
+	return func() { close(hold); wait.Wait() }
 }

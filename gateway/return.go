@@ -34,9 +34,9 @@ func (g *Gateway) newReturns() *returns {
 	}
 }
 
-// proveReturn admits a device that shows nothing but a proof of its key. The cheapest look comes first; only good proofs take room among those that are
-// let through.
-func (g *Gateway) proveReturn(r *http.Request, address string) (proof.Proof, error) {
+// proveReturn admits a device that shows nothing but a proof of its key. The cheapest look comes first, the proof is checked in the line of the token
+// exchanges, and only good ones take room among those that are let through.
+func (g *Gateway) proveReturn(r *http.Request, address string) (p proof.Proof, err error) {
 	state, known := g.state.Current()
 	switch {
 	case !known:
@@ -46,7 +46,10 @@ func (g *Gateway) proveReturn(r *http.Request, address string) (proof.Proof, err
 	case !g.returns.address.allow(address):
 		return proof.Proof{}, catalog.Errorf(catalog.ReturnTooMany, "too many from this address")
 	}
-	p, err := g.returns.bearer.Holder(r)
+	err = g.exchanges.Do(r.Context(), func(func()) error {
+		p, err = g.returns.bearer.Holder(r)
+		return err
+	})
 	if err != nil {
 		return proof.Proof{}, err
 	}
@@ -56,5 +59,5 @@ func (g *Gateway) proveReturn(r *http.Request, address string) (proof.Proof, err
 	return p, nil
 }
 
-// judgeTime is the time by which tokens and proofs are judged: the clock's, but never before what the site has told already.
+// judgeTime is the time by which tokens, proofs and connectors' certificates are judged: the clock's, but never before what the site has told already.
 func (g *Gateway) judgeTime() time.Time { return g.state.NotBefore(g.now()) }

@@ -245,3 +245,67 @@ func (l *listening) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// A device that has its key changed by the very request whose old key that revokes hears that it is done; what it asks after that is refused.
+func TestTheAnswerToWhatRevokesComes(t *testing.T) {
+	for _, body := range []string{"", "a registration"} {
+		t.Run("body "+body, func(t *testing.T) {
+			w := newWorld(t)
+			d := newDevice(t)
+			w.site.backend = func(rw http.ResponseWriter, r *http.Request) {
+				io.Copy(io.Discard, r.Body)
+				w.site.change(func(s *token.SiteState) { s.BlockedKeys = []proof.KeyThumbprint{d.id} })
+				for await(t, w.site.acks).Epoch < w.site.state.Epoch { // it is in force
+				}
+				io.WriteString(rw, "done")
+			}
+			w.connect()
+			raw, client := d.ccmToken(), w.client(false)
+			ask := func() answered {
+				return do(t, client, d.show(request(t, "CCM_POST", tokenPath("/CCM_System_TokenAuth/request"), strings.NewReader(body)), raw))
+			}
+			if got := ask(); got.status != 200 || got.body != "done" {
+				t.Errorf("%d %s %q", got.status, got.code, got.body)
+			}
+			if got := ask(); got.status != 401 || got.code != catalog.KeyBlocked {
+				t.Errorf("afterwards: %d %s", got.status, got.code)
+			}
+		})
+	}
+}
+
+// One whose answer does not come ends all the same.
+func TestRevocationEndsWhatAwaitsItsAnswer(t *testing.T) {
+	w := newWorld(t)
+	asked, ended := make(chan struct{}), make(chan struct{})
+	w.site.backend = func(_ http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		close(asked)
+		<-r.Context().Done()
+		close(ended)
+	}
+	w.connect()
+	d, client := newDevice(t), w.client(true)
+	r := d.show(request(t, "CCM_POST", tokenPath("/CCM_System_TokenAuth/request"), strings.NewReader("x")), d.ccmToken())
+	answer := make(chan error, 1)
+	go func() {
+		response, err := client.Do(r)
+		if err == nil {
+			response.Body.Close()
+			if response.StatusCode == 200 {
+				err = errors.New("answered 200")
+			}
+		}
+		answer <- err
+	}()
+	await(t, asked)
+	began := time.Now()
+	w.site.change(func(s *token.SiteState) { s.BlockedKeys = []proof.KeyThumbprint{d.id} })
+	await(t, ended)
+	if took := time.Since(began); took > inForce {
+		t.Errorf("it took %s", took)
+	}
+	if err := await(t, answer); err != nil && strings.Contains(err.Error(), "answered 200") {
+		t.Error(err)
+	}
+}

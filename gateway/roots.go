@@ -30,7 +30,7 @@ func (g *Gateway) roots(w http.ResponseWriter, r *http.Request, x *exchange) err
 // has not heard of, because it was away while the root was replaced and hears through
 // connectors alone: then the certificate itself carries what led to that root.
 func (g *Gateway) judgeConnector(chain []*x509.Certificate) (name, pin string, err error) {
-	name, pin, err = auth.RoleCertificateUnder(chain, g.state, token.RoleConnector, g.now())
+	name, pin, err = auth.RoleCertificateUnder(chain, g.state, token.RoleConnector, g.judgeTime())
 	if catalog.CodeOf(err) != catalog.RoleCertificateRoot || len(chain) == 0 {
 		return name, pin, err
 	}
@@ -45,7 +45,7 @@ func (g *Gateway) judgeConnector(chain []*x509.Certificate) (name, pin string, e
 	if failed != nil && !changed {
 		return name, pin, failed
 	}
-	return auth.RoleCertificateUnder(chain, g.state, token.RoleConnector, g.now())
+	return auth.RoleCertificateUnder(chain, g.state, token.RoleConnector, g.judgeTime())
 }
 
 // rootOf is the pin of the root that a chain ends in.

@@ -24,7 +24,7 @@ const statePath = "/postern/state"
 // keptState is the last signed state on disk.
 type keptState struct {
 	path string
-	mu   sync.Mutex // one line at a time is applied and written
+	mu   sync.Mutex // one line at a time is applied, put into force and written
 	err  error      // the last attempt to write
 }
 
@@ -178,30 +178,38 @@ func (g *Gateway) toSite(ctx context.Context, method string, body io.Reader) *ht
 	return request
 }
 
-// apply takes one line of the site. A new state is kept on disk, ends the connections of
-// blocked connectors and what is under way of other things that were revoked, and is
+// apply takes one line of the site. A new state ends the connections of blocked connectors
+// and what is under way of other things that were revoked, is kept on disk, and is
 // acknowledged after that; blocked keys and tokens are asked for at every request.
 func (g *Gateway) apply(line string) error {
-	changed, err := g.take(line)
+	g.kept.mu.Lock()
+	defer g.kept.mu.Unlock()
+	changed, err := g.state.Apply(line)
 	if err != nil || !changed {
 		return err
 	}
 	state, _ := g.state.Current()
 	g.log.Info("site state applied", "epoch", state.Epoch)
-	g.dropBlocked()
 	g.cut()
+	g.dropBlocked() // which a peer may hold up
+	g.keep(line)
 	tell(g.acknowledge)
 	return nil
 }
 
-func (g *Gateway) take(line string) (changed bool, err error) {
-	g.kept.mu.Lock()
-	defer g.kept.mu.Unlock()
-	if changed, err = g.state.Apply(line); err != nil || !changed || g.kept.path == "" {
-		return changed, err
+// keep writes the state in force; g.kept.mu is held.
+func (g *Gateway) keep(line string) {
+	if g.kept.path == "" {
+		return
 	}
 	if g.kept.err = keyfile.WriteFile(g.kept.path, []byte(line)); g.kept.err != nil {
 		g.log.Error("site state not kept", "code", catalog.GatewayStateFile, "cause", g.kept.err)
 	}
-	return true, nil
+}
+
+// inForce returns the state that has been taken whole: what it revokes is cut off.
+func (g *Gateway) inForce() (token.SiteState, bool) {
+	g.kept.mu.Lock()
+	defer g.kept.mu.Unlock()
+	return g.state.Current()
 }

@@ -92,7 +92,7 @@ func (g *Gateway) carry(ctx context.Context, c *tls.Conn) {
 		g.log.Warn("connector refused", "code", catalog.CodeOf(err), "cause", err)
 		return
 	}
-	left := cs.PeerCertificates[0].NotAfter.Add(token.Leeway).Sub(g.now())
+	left := cs.PeerCertificates[0].NotAfter.Add(token.Leeway).Sub(g.judgeTime())
 	ctx, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 	defer g.standing.add(rootOf(cs.PeerCertificates), cancel)()

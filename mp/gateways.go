@@ -10,7 +10,8 @@ import (
 const maxGateways = 64
 
 // gatewayNames are the ways through the site's gateways to this management point, each as CCMHOSTNAME has it. They go with every token of a registered
-// device, so that one that is inside today finds its way in from the internet tomorrow (product.md 1.6, CMGFQDNs). Never nil: an empty list is an answer.
+// device, so that one that is inside today finds its way in from the internet tomorrow (product.md 1.6, CMGFQDNs); a device without tokens asks for them
+// (internetPoints). Never nil: an empty list is an answer.
 func (m *ManagementPoint) gatewayNames() []string {
 	list := []string{}
 	for _, gateway := range m.site.Gateways() {

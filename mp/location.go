@@ -2,6 +2,7 @@ package mp
 
 import (
 	"strconv"
+	"strings"
 
 	"postern/catalog"
 	"postern/ccm"
@@ -72,6 +73,10 @@ func (v *visit) enumerateMP(ask ccm.LocationRequest) string {
 	if !v.here(ask.SiteCode) {
 		return reply.XML()
 	}
+	if strings.EqualFold(ask.RequestType, ccm.EnumerateInternet) {
+		reply.Records = v.internetPoints()
+		return reply.XML()
+	}
 	for _, point := range v.mp.site.ManagementPoints() {
 		record := ccm.MPRecord{IntranetName: point.FQDN, Version: v.mp.site.Settings().BuildNumber, Capabilities: v.capabilities()}
 		if gateways := v.mp.site.Gateways(); len(gateways) > 0 {
@@ -80,6 +85,16 @@ func (v *visit) enumerateMP(ask ccm.LocationRequest) string {
 		reply.Records = append(reply.Records, record)
 	}
 	return reply.XML()
+}
+
+// internetPoints names this management point once for each gateway that leads to it: the list that goes with tokens, for devices that get none.
+func (v *visit) internetPoints() (records []ccm.MPRecord) {
+	for _, name := range v.mp.gatewayNames() {
+		records = append(records, ccm.MPRecord{
+			InternetName: name, IntranetName: v.mp.config.FQDN, Version: v.mp.site.Settings().BuildNumber, Capabilities: v.capabilities(),
+		})
+	}
+	return records
 }
 
 func (v *visit) localMP(ccm.LocationRequest) string {

@@ -205,13 +205,16 @@ func (v *visit) provedBy(device site.Device) {
 	v.proof.Client = device.ClientID
 }
 
-// limited refuses a blocked device and, unless the site serves clients of 2007, a proof with SHA-1. It cuts the level to the ceiling of the route, and to
-// known where the proof is weak.
+// limited refuses a blocked device and, unless the site serves clients of 2007, a proof with SHA-1. One that is blocked from now on ends the request. It cuts
+// the level to the ceiling of the route, and to known where the proof is weak.
 func (v *visit) limited(device site.Device, weak bool) (site.Device, error) {
 	if weak && !v.mp.site.Settings().LegacyKeys {
 		return device, catalog.Errorf(catalog.RegistrationWeakKey, "signed with SHA-1; SHA-256 is needed")
 	}
 	if err := device.Refused(); err != nil {
+		return device, err
+	}
+	if err := v.holdDevice(device); err != nil {
 		return device, err
 	}
 	v.mp.site.Seen(device.ClientID)

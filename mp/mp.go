@@ -92,6 +92,7 @@ type ManagementPoint struct {
 	strangers  *room      // for the messages of those who have proved nothing yet
 	proved     *room      // for all others' messages
 	joins      *rate.Limiter
+	renewals   renewals
 	logs       logs
 	beat       time.Duration
 	streams    streams
@@ -145,7 +146,7 @@ func New(config Config) (*ManagementPoint, error) {
 		stopping:   make(chan struct{}),
 		renamed:    newRenames(),
 	}
-	m.bearer = auth.NewBearer(auth.BearerConfig{Keys: m.site, Revocation: m.site, Replay: replayMemory{shared: m.site, local: auth.NewMemory(maxRemembered, m.now)}, URL: m.calledURL, Now: m.now, Cloud: config.Cloud, Nonces: m.site})
+	m.bearer = auth.NewBearer(auth.BearerConfig{Keys: m.site, Revocation: m.site, Replay: replayMemory{shared: m.site, local: auth.NewMemory(maxRemembered, m.now)}, URL: m.calledURL, Now: m.now, Cloud: config.Cloud, Nonces: m.site, MutualTLS: true})
 	m.inflight = auth.NewInFlight(auth.InFlightConfig{Keys: m.site, Revocation: m.site, Connector: m.site.ConnectorAdmitted, Now: m.now})
 	m.signing = m.verifying.Beside(maxSigning)
 	m.routes, m.endpoints = routeTable(), endpoints()

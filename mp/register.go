@@ -48,6 +48,9 @@ func (v *visit) register(m *ccm.Message, _ site.Device) (string, error) {
 	if out.Changed {
 		v.mp.writeCopy(v.r.Context(), out.Device)
 	}
+	if err := v.holdDevice(out.Device); err != nil {
+		return "", err
+	}
 	return v.registration(request, ccm.RegistrationDone, out.Device.ClientID, out.Device.Status()), nil
 }
 

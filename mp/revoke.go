@@ -7,6 +7,8 @@ import (
 	"postern/auth"
 	"postern/catalog"
 	"postern/ccm"
+	"postern/site"
+	"postern/token"
 )
 
 // followRevocations ends, until ctx ends, the requests and connections of what the site revokes.
@@ -31,16 +33,30 @@ func (m *ManagementPoint) cut() {
 // hold keeps an admitted request where a revocation finds it. One that has proved nothing cannot be revoked. A stream of the site state ends by itself,
 // after the line that revokes its connector.
 func (v *visit) hold() error {
-	use := auth.Use{Claims: auth.ClaimsOf(v.proof), Connector: v.hop.pin}
-	stream := v.route.endpoint == ccm.EndpointState && v.r.Method == http.MethodGet
-	if stream || use == (auth.Use{}) {
+	if v.route.endpoint == ccm.EndpointState && v.r.Method == http.MethodGet {
+		return nil
+	}
+	return v.holdBy(auth.ClaimsOf(v.proof))
+}
+
+// holdDevice keeps a request where the revocation of its device finds it, once a signature inside the message or in the headers has said whose it is.
+func (v *visit) holdDevice(device site.Device) error {
+	if v.held == device.Key {
+		return nil // by its token
+	}
+	return v.holdBy(token.Claims{Key: device.Key})
+}
+
+func (v *visit) holdBy(claims token.Claims) error {
+	use := auth.Use{Claims: claims, Connector: v.hop.pin}
+	if use == (auth.Use{}) {
 		return nil
 	}
 	under, end, err := v.mp.inflight.Begin(v.w, v.r, use)
 	if err != nil {
 		return err
 	}
-	v.r, v.release = under, end
+	v.r, v.release, v.held = under, end, claims.Key
 	return nil
 }
 

@@ -71,7 +71,7 @@ func TestRevocationEndsUploadsUnderWay(t *testing.T) {
 	}{
 		{"the device, directly", func(d *device) error { _, err := f.site.Block(t.Context(), d.id, "ann", "stolen"); return err }, nil, catalog.KeyBlocked},
 		{"the device, through a connector", func(d *device) error { _, err := f.site.Block(t.Context(), d.id, "ann", "stolen"); return err }, []tls.Certificate{connector}, catalog.KeyBlocked},
-		{"the connector", func(*device) error { return f.site.BlockConnector(t.Context(), "C1", true, "ann") }, []tls.Certificate{connector}, catalog.ConnectorBlocked},
+		{"the connector", func(*device) error { return f.site.BlockConnector(t.Context(), "C1", true, "ann", "try it") }, []tls.Certificate{connector}, catalog.ConnectorBlocked},
 	} {
 		d := f.device(i)
 		f.register(d)

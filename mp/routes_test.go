@@ -142,7 +142,7 @@ func wantAdmitted(l Listener, path, who string) bool {
 
 // atTheDoor are the codes of an admission that failed.
 func refusedAtTheDoor(g got) bool {
-	inside := []catalog.Code{catalog.RequestMalformed, catalog.AuthQueryMalformed, catalog.AckMalformed, catalog.JoinLimited}
+	inside := []catalog.Code{catalog.RequestMalformed, catalog.AuthQueryMalformed, catalog.AckMalformed, catalog.JoinLimited, catalog.RenewLimited}
 	return g.StatusCode >= 400 && !slices.Contains(inside, catalog.Code(g.code()))
 }
 
@@ -297,7 +297,7 @@ func TestBlockedConnectorIsRefusedEverywhere(t *testing.T) {
 	if g := f.send(c, "GET", f.url(EnhancedHTTP, "/SMS_MP_AltAuth/.sms_aut?MPLIST"), "", nil); g.StatusCode != 200 {
 		t.Fatalf("before: %s", g.Status)
 	}
-	f.must(f.site.BlockConnector(t.Context(), "C1", true, "test"))
+	f.must(f.site.BlockConnector(t.Context(), "C1", true, "test", "try it"))
 	for _, path := range []string{"/SMS_MP/.sms_aut?MPLIST", "/SMS_MP_AltAuth/.sms_aut?MPLIST", "/postern/state"} {
 		if g := f.send(c, "GET", f.url(EnhancedHTTP, path), "", nil); g.StatusCode != 403 || g.code() != string(catalog.ConnectorBlocked) {
 			t.Errorf("%s: %s %s, want 403 %s", path, g.Status, g.code(), catalog.ConnectorBlocked)

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"time"
 
+	"postern/auth"
 	"postern/catalog"
 	"postern/proof"
 	"postern/site"
@@ -86,7 +87,7 @@ func (v *visit) exchange() (site.Issued, error) {
 // exchangeOf reads what is asked for, and by whom. The assertion names the address that the client called: the one in its DPoP proof, or,
 // for a client inside that has no token, the one of the request itself.
 func (v *visit) exchangeOf(form url.Values) (site.Exchange, error) {
-	ask := site.Exchange{Caller: v.caller(), Assertion: form.Get("assertion"), Audience: v.called}
+	ask := site.Exchange{Caller: v.caller(), Assertion: form.Get("assertion"), Audience: v.called, Certificate: v.ownCertificate()}
 	kinds := map[string]token.Kind{tokenURN + "ccm": token.KindCCM, tokenURN + "self-prove": token.KindSelfProve}
 	kind, known := kinds[form.Get("requested_token_type")]
 	if !known {
@@ -112,6 +113,18 @@ func (v *visit) exchangeOf(form url.Values) (site.Exchange, error) {
 	ask.Caller.Method = proof.Assertion
 	ask.Audience = "https://" + v.r.Host + v.r.URL.Path
 	return ask, nil
+}
+
+// ownCertificate names the client certificate that the caller has shown here itself, if it is for the key that it proved; "" otherwise.
+func (v *visit) ownCertificate() string {
+	if !v.hop.direct() || !v.showsCertificate() || v.proof.Key == "" {
+		return ""
+	}
+	certificate := v.r.TLS.PeerCertificates[0]
+	if key, err := proof.Thumbprint(certificate.PublicKey); err != nil || key != v.proof.Key {
+		return ""
+	}
+	return auth.CertificateThumbprint(certificate)
 }
 
 // form reads the body. A field twice is refused: two readers could take different ones.

@@ -1,6 +1,7 @@
 package mp
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -10,9 +11,11 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
+	"postern/auth"
 	"postern/catalog"
 	"postern/ccm"
 	"postern/logfile"
@@ -44,8 +47,9 @@ type visit struct {
 	share  share      // of the room for what messages unpack to
 	came   share      // of the room for large bodies
 
-	release func() // gives a held request free; nil when it is not held
-	leave   func() // ends the turn at the token service; nil when it has none
+	release func()              // gives a held request free; nil when it is not held
+	held    proof.KeyThumbprint // the key whose revocation ends it
+	leave   func()              // ends the turn at the token service; nil when it has none
 
 	act     string // what was done, in words
 	refused error  // the first refusal
@@ -163,8 +167,12 @@ func (v *visit) ceiling() proof.Level {
 	return v.route.Ceiling
 }
 
-// reply answers with a whole body.
+// reply answers with a whole body. What was revoked meanwhile gets none.
 func (v *visit) reply(status int, contentType string, body []byte) {
+	if revoked := v.revoked(); revoked != nil {
+		v.refuse(revoked)
+		return
+	}
 	if err := v.sign(status, body); err != nil {
 		v.refuse(err)
 		return
@@ -173,7 +181,23 @@ func (v *visit) reply(status int, contentType string, body []byte) {
 	v.w.Header().Set("Cache-Control", "no-store")
 	v.w.Header().Set("Content-Length", fmt.Sprint(len(body)))
 	v.w.WriteHeader(status)
-	v.w.Write(body)
+	v.write(body)
+}
+
+// piece is how much of an answer leaves before it is asked whether the rest may.
+const piece = 256 << 10
+
+// write writes the body of an answer until what the request proved is revoked.
+func (v *visit) write(body []byte) {
+	for part := range slices.Chunk(body, piece) {
+		if revoked := v.revoked(); revoked != nil {
+			v.remember(revoked, v.kind(), "")
+			panic(http.ErrAbortHandler) // half an answer must not look like a whole one
+		}
+		if _, err := v.w.Write(part); err != nil && v.revoked() == nil {
+			return
+		}
+	}
 }
 
 // refuse answers with the status and the catalogue's account of err, and keeps both.
@@ -257,7 +281,8 @@ func statusOf(err error) ccm.Status {
 	return ccm.StatusOf(http.StatusInternalServerError)
 }
 
-// remember keeps a refusal: in the log with its cause, in the site's events with its code.
+// remember keeps a refusal: in the log with its cause, in the site's events with its code. Its subject is who is known to have asked: a device, else the
+// key that was proved.
 func (v *visit) remember(err error, kind, subject string) {
 	code := catalog.CodeOf(err)
 	if v.refused == nil {
@@ -267,7 +292,7 @@ func (v *visit) remember(err error, kind, subject string) {
 		v.mp.config.Hooks.Refused(code)
 	}
 	if subject == "" {
-		subject = string(v.proof.Client)
+		subject = cmp.Or(string(v.proof.Client), string(v.proof.Key), string(auth.RefusedKey(err)))
 	}
 	v.mp.log.LogAttrs(v.r.Context(), levelOf(err), "refused",
 		slog.String("code", string(code)), slog.String("route", v.routeName()), slog.String("subject", subject),

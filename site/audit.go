@@ -23,6 +23,7 @@ type Auditor struct {
 	gaps       []gap
 	waiting    map[uint64][]token.Checkpoint // by the entry that they saw, until that is read
 	unfit      []uint64                      // entries that checkpoints saw otherwise
+	seen       TrustEntry                    // that this process read before, zero without one: see [Site.WatchTrustLog]
 	superseded int
 }
 
@@ -210,6 +211,10 @@ func (a *Auditor) find(kind FindingKind, entry uint64, format string, arguments 
 
 // compare holds the entry's hash against the checkpoints that saw it. What was written anew at one entry is so at all after it: the first is told.
 func (a *Auditor) compare(sequence uint64, hash string) {
+	if sequence == a.seen.Sequence && hash != a.seen.Hash {
+		a.find(FindingRewritten, sequence, "entry %d is not the one that this management point read before: it, or one before it, was written anew", sequence)
+		a.unfit = append(a.unfit, sequence)
+	}
 	for _, c := range a.waiting[sequence] {
 		if c.Hash == hash {
 			a.report.Fitting++
@@ -246,7 +251,13 @@ func (a *Auditor) Report() AuditReport {
 		c := slices.MaxFunc(beyond, func(a, b token.Checkpoint) int { return cmp.Compare(a.Sequence, b.Sequence) })
 		a.find(FindingCutOff, a.last.Sequence+1, "the log ends with entry %d; the checkpoint of %s saw entry %d", a.last.Sequence, c.At.Format(time.RFC3339), c.Sequence)
 	}
-	if a.report.First == 0 && len(beyond) == 0 && !a.partial {
+	if a.last.Sequence < a.seen.Sequence {
+		a.unfit = append(a.unfit, a.last.Sequence+1)
+		if len(beyond) == 0 {
+			a.find(FindingCutOff, a.last.Sequence+1, "the log ends with entry %d; this management point read entry %d before", a.last.Sequence, a.seen.Sequence)
+		}
+	}
+	if a.report.First == 0 && len(a.report.Findings) == 0 && !a.partial {
 		a.find(FindingMissing, 1, "the log is empty: its first entry, by `postern site init`, is missing")
 	}
 	return a.report
@@ -279,13 +290,16 @@ func (r *AuditReport) EndSigned() {
 // auditPage is how many entries are read at once.
 const auditPage = 1000
 
-// Audit reads the whole trust log and holds it against checkpoints that [Site.OpenCheckpoint] has read. What is wrong is in the report; an error means that it
-// could not be read.
+// Audit reads the whole trust log and holds it against checkpoints that [Site.OpenCheckpoint] has read, and against what [Site.WatchTrustLog] saw of it in this
+// process. What is wrong is in the report; an error means that it could not be read.
 func (s *Site) Audit(ctx context.Context, checkpoints []token.Checkpoint) (AuditReport, error) {
 	return s.audit(ctx, NewAuditor(checkpoints, false))
 }
 
 func (s *Site) audit(ctx context.Context, a *Auditor) (AuditReport, error) {
+	if seen := s.watched.Load(); seen != nil {
+		a.seen = *seen
+	}
 	for after := uint64(0); ; {
 		entries, err := s.TrustLog(ctx, after, auditPage)
 		if err != nil {
@@ -329,6 +343,42 @@ func (s *Site) TrustHead(ctx context.Context) (head TrustEntry, err error) {
 	return head, err
 }
 
+// WatchTrustLog returns the newest entry of the trust log, and notices when the log is not the one that it saw the last time: between two checkpoints, nothing
+// else tells that its newest entries were cut off. Codes: TrustLogCutOff, TrustLogRewritten.
+func (s *Site) WatchTrustLog(ctx context.Context) (head TrustEntry, err error) {
+	var before TrustEntry
+	if seen := s.watched.Load(); seen != nil {
+		before = *seen
+	}
+	var there TrustEntry
+	err = s.store.View(ctx, func(tx Tx) (err error) {
+		if head, err = tx.TrustHead(); err != nil || before.Sequence == 0 || before.Sequence > head.Sequence {
+			return err
+		}
+		there, err = entryAt(tx, before.Sequence)
+		return err
+	})
+	switch {
+	case err != nil:
+		return head, err
+	case head.Sequence < before.Sequence:
+		return head, catalog.Errorf(catalog.TrustLogCutOff, "the log ends with entry %d; this management point read entry %d before", head.Sequence, before.Sequence)
+	case there.Hash != before.Hash:
+		return head, catalog.Errorf(catalog.TrustLogRewritten, "entry %d is not the one that this management point read before", before.Sequence)
+	}
+	s.watched.Store(&head)
+	return head, nil
+}
+
+// entryAt returns the entry with that number, zero when there is none.
+func entryAt(tx Tx, sequence uint64) (TrustEntry, error) {
+	entries, err := tx.TrustEntries(sequence-1, 1)
+	if err != nil || len(entries) == 0 || entries[0].Sequence != sequence {
+		return TrustEntry{}, err
+	}
+	return entries[0], nil
+}
+
 // Checkpoint signs how far the trust log goes now. It signs nothing when the log is not the one that the last checkpoint saw, if there is one: codes TrustLogCutOff
 // and TrustLogRewritten.
 func (s *Site) Checkpoint(ctx context.Context, last token.Checkpoint) (signed string, c token.Checkpoint, err error) {
@@ -337,10 +387,7 @@ func (s *Site) Checkpoint(ctx context.Context, last token.Checkpoint) (signed st
 		if head, err = tx.TrustHead(); err != nil || last.Sequence == 0 || last.Sequence > head.Sequence {
 			return err
 		}
-		entries, err := tx.TrustEntries(last.Sequence-1, 1)
-		if err == nil && len(entries) > 0 {
-			seen = entries[0]
-		}
+		seen, err = entryAt(tx, last.Sequence)
 		return err
 	})
 	switch {
@@ -348,7 +395,7 @@ func (s *Site) Checkpoint(ctx context.Context, last token.Checkpoint) (signed st
 		return "", c, err
 	case head.Sequence < max(last.Sequence, 1):
 		return "", c, catalog.Errorf(catalog.TrustLogCutOff, "the log ends with entry %d; the checkpoint of %s saw entry %d", head.Sequence, last.At.Format(time.RFC3339), last.Sequence)
-	case last.Sequence > 0 && (seen.Sequence != last.Sequence || seen.Hash != last.Hash):
+	case last.Sequence > 0 && seen.Hash != last.Hash:
 		return "", c, catalog.Errorf(catalog.TrustLogRewritten, "entry %d is not the one that the checkpoint of %s saw", last.Sequence, last.At.Format(time.RFC3339))
 	}
 	return s.checkpointAt(head, 0)
@@ -362,19 +409,48 @@ func (s *Site) checkpointAt(e TrustEntry, restored uint64) (signed string, c tok
 	return signed, c, nil
 }
 
-// CheckpointAfterRestore signs how far the log goes after [Site.Restored]: what checkpoints from before saw at the newest entry's number or later went
-// away with the store that the backup replaced.
+// CheckpointAfterRestore signs how far the log goes after [Site.Restored]: what checkpoints from before saw at the number of the first entry of the restore
+// or later went away with the store that the backup replaced. The restore's entries are those of what was applied again, and that of Restored.
 func (s *Site) CheckpointAfterRestore(ctx context.Context) (signed string, c token.Checkpoint, err error) {
 	head, err := s.TrustHead(ctx)
 	if err != nil {
 		return "", c, err
 	}
-	return s.checkpointAt(head, head.Sequence)
+	began, err := s.restoreBegan(ctx, head)
+	if err != nil {
+		return "", c, err
+	}
+	return s.checkpointAt(head, began)
+}
+
+// restoreBegan returns the number of the first entry of the restore that the newest one ends.
+func (s *Site) restoreBegan(ctx context.Context, head TrustEntry) (began uint64, err error) {
+	began = head.Sequence
+	for began > 1 {
+		after := began - min(began, auditPage+1)
+		entries, err := s.TrustLog(ctx, after, int(began-1-after))
+		if err != nil {
+			return 0, err
+		}
+		for _, e := range slices.Backward(entries) {
+			if !slices.Contains([]string{actionOlder, actionKept, actionRootKept}, e.Action) {
+				return began, nil
+			}
+			began = e.Sequence
+		}
+		if len(entries) == 0 {
+			break
+		}
+	}
+	return began, nil
 }
 
 // AcceptTrustLog is a person's word that a log which does not fit these checkpoints is the right one: its database was replaced by an older copy. The reason
 // becomes an entry of the log, and the signed checkpoint says from which entry on earlier ones do not count. A log that does not fit itself is never accepted.
 func (s *Site) AcceptTrustLog(ctx context.Context, checkpoints []token.Checkpoint, why, by string) (signed string, c token.Checkpoint, err error) {
+	if err := CheckReason(why); err != nil {
+		return "", c, err
+	}
 	a := NewAuditor(checkpoints, false)
 	report, err := s.audit(ctx, a)
 	if err != nil {
@@ -400,11 +476,13 @@ func (s *Site) AcceptTrustLog(ctx context.Context, checkpoints []token.Checkpoin
 	if err != nil {
 		return "", c, err
 	}
+	s.watched.Store(&entry)
 	return s.checkpointAt(entry, min(from, entry.Sequence))
 }
 
 // TrustPage returns the next entries after a number for an export, and, when they are the last, a signed checkpoint of them: with it a reader sees that nothing
-// was cut off. Where nothing follows and nothing came before, the log is empty and there is no checkpoint.
+// was cut off. Where nothing follows and nothing came before, the log is empty and there is no checkpoint. A log that is not the one that [Site.WatchTrustLog] saw
+// is not signed.
 func (s *Site) TrustPage(ctx context.Context, after uint64, limit int) (entries []TrustEntry, signed string, err error) {
 	var newest TrustEntry
 	err = s.store.View(ctx, func(tx Tx) (err error) {
@@ -416,6 +494,9 @@ func (s *Site) TrustPage(ctx context.Context, after uint64, limit int) (entries 
 	})
 	if err != nil || newest.Sequence == 0 {
 		return entries, "", err
+	}
+	if _, err := s.WatchTrustLog(ctx); err != nil {
+		return nil, "", err
 	}
 	signed, _, err = s.checkpointAt(newest, 0)
 	return entries, signed, err

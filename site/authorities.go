@@ -165,6 +165,9 @@ func readAuthority(der []byte) (Authority, error) {
 
 // RemoveAuthority takes an authority off the list. The fingerprint may be shortened to what names one.
 func (s *Site) RemoveAuthority(ctx context.Context, fingerprint, by, why string) (removed Authority, err error) {
+	if err := signed(by, why); err != nil {
+		return removed, err
+	}
 	wanted := strings.TrimPrefix(strings.ToLower(strings.ReplaceAll(strings.TrimSpace(fingerprint), ":", "")), "sha256")
 	err = s.update(ctx, func(tx Tx) (bool, error) {
 		listed, err := tx.Authorities()
@@ -179,11 +182,7 @@ func (s *Site) RemoveAuthority(ctx context.Context, fingerprint, by, why string)
 		if err := tx.DeleteAuthority(removed.Fingerprint); err != nil {
 			return false, err
 		}
-		detail := map[string]string{"subject": removed.Subject}
-		if why != "" {
-			detail["why"] = why
-		}
-		return true, s.trust(tx, by, "authority.remove", removed.Fingerprint, detail)
+		return true, s.trust(tx, by, "authority.remove", removed.Fingerprint, map[string]string{"subject": removed.Subject, "why": why})
 	})
 	return removed, err
 }

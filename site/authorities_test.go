@@ -132,7 +132,7 @@ func authoritiesUploaded(t *testing.T, w *world) {
 		}
 	}
 	for _, wrong := range []string{"", root.Fingerprint[:7], strings.Repeat("0", 64), "xyzxyzxyz"} {
-		_, err := w.RemoveAuthority(t.Context(), wrong, "anna", "")
+		_, err := w.RemoveAuthority(t.Context(), wrong, "anna", "retired")
 		refused(t, "removing "+wrong, err, catalog.NotFound)
 	}
 	spelled := "SHA256:" + strings.ToUpper(root.Fingerprint[:2]) + ":" + root.Fingerprint[2:10]

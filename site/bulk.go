@@ -115,8 +115,16 @@ func (s *Site) TokenUses(ctx context.Context, id string, limit int) (uses []Toke
 	return uses, err
 }
 
-// BlockBulkToken blocks or unblocks a bulk registration token. Devices that registered with it stay.
-func (s *Site) BlockBulkToken(ctx context.Context, id string, blocked bool, by string) (t BulkToken, err error) {
+// BlockBulkToken blocks or unblocks a bulk registration token. Devices that registered with it stay. A reason may be left out: a token that leaked is
+// stopped first and explained later.
+func (s *Site) BlockBulkToken(ctx context.Context, id string, blocked bool, by, why string) (t BulkToken, err error) {
+	detail := map[string]string{}
+	if why != "" {
+		if err := CheckReason(why); err != nil {
+			return t, err
+		}
+		detail["why"] = why
+	}
 	action := map[bool]string{true: "token.block", false: "token.unblock"}[blocked]
 	err = s.update(ctx, func(tx Tx) (moved bool, err error) {
 		if t, err = tx.BulkToken(id); err != nil {
@@ -129,7 +137,8 @@ func (s *Site) BlockBulkToken(ctx context.Context, id string, blocked bool, by s
 		if err := tx.PutBulkToken(t); err != nil {
 			return false, err
 		}
-		return true, s.trust(tx, by, action, id, map[string]string{"label": t.Label})
+		detail["label"] = t.Label
+		return true, s.trust(tx, by, action, id, detail)
 	})
 	if errors.Is(err, ErrNotFound) {
 		return t, catalog.Errorf(catalog.BulkTokenUnknown, "no bulk registration token has the id %s; `postern token list` shows them", id)

@@ -150,7 +150,7 @@ func blockWhileAway(t *testing.T, w *world) {
 	bulk, moved := w.bulk(t, 0), node.Watch(t.Context())
 	away.failures.Store(2)
 	run(t, node)
-	if _, err := w.BlockBulkToken(t.Context(), bulk.ID, true, "anna"); err != nil {
+	if _, err := w.BlockBulkToken(t.Context(), bulk.ID, true, "anna", "try it"); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -166,7 +166,7 @@ func blockedWhileWaiting(t *testing.T, w *world) {
 	node, bulk := w.node(t), w.bulk(t, 0)
 	byToken := with(bulk, device(2).thumbprint)
 	byToken.Method, byToken.TokenID = proof.CCMToken, "a token that was got with it"
-	if _, err := w.BlockBulkToken(t.Context(), bulk.ID, true, "anna"); err != nil {
+	if _, err := w.BlockBulkToken(t.Context(), bulk.ID, true, "anna", "try it"); err != nil {
 		t.Fatal(err)
 	}
 	for n, caller := range map[int]site.Caller{1: with(bulk, device(1).thumbprint), 2: byToken} {
@@ -190,7 +190,7 @@ func bulkBlocked(t *testing.T, w *world) {
 	for i, blocked := range []bool{true, false, true} {
 		entries := w.during(t, func() {
 			for range 2 { // the second time is none
-				kept, err := w.BlockBulkToken(t.Context(), bulk.ID, blocked, "anna")
+				kept, err := w.BlockBulkToken(t.Context(), bulk.ID, blocked, "anna", "try it")
 				if err != nil || kept.Blocked != blocked {
 					t.Fatalf("got %+v, %v", kept, err)
 				}
@@ -216,6 +216,6 @@ func bulkBlocked(t *testing.T, w *world) {
 			}
 		}
 	}
-	_, err := w.BlockBulkToken(t.Context(), "6b0c9a5e-0000-4000-8000-000000000000", true, "anna")
+	_, err := w.BlockBulkToken(t.Context(), "6b0c9a5e-0000-4000-8000-000000000000", true, "anna", "try it")
 	refused(t, "an unknown token", err, catalog.BulkTokenUnknown)
 }

@@ -47,11 +47,19 @@ func (c *clock) seen(at time.Time) {
 	}
 }
 
-// accept forgets what was seen: the machine's clock is right.
-func (c *clock) accept() {
+// accept forgets what was seen: the machine's clock is right. undo takes that back.
+func (c *clock) accept() (undo func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	newest, since := c.newest, c.since
 	c.newest, c.behind = time.Time{}, false
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if newest.After(c.newest) {
+			c.newest, c.since = newest, since
+		}
+	}
 }
 
 // heed accepts the clock when a person has said so since, at this node or another; it reports whether that is news.
@@ -77,10 +85,12 @@ func (c *clock) lag() time.Duration {
 	return now.Sub(c.wall())
 }
 
+const clockNow = "now"
+
 // canonicalClock takes the word that the clock is right; kept is when it was said.
 func canonicalClock(value string, now time.Time) (string, error) {
-	if value != "now" {
-		return "", catalog.Errorf(catalog.InvalidArgument, "%s is %q; the only value is now", settingClock, value)
+	if value != clockNow {
+		return "", catalog.Errorf(catalog.InvalidArgument, "%s is %q; the only value is %s", settingClock, value, clockNow)
 	}
 	return now.UTC().Format(time.RFC3339Nano), nil
 }

@@ -84,6 +84,7 @@ func (s *Site) Consequences(ctx context.Context, what string) (c Consequences, e
 
 // tell puts the consequences into sentences, and leaves out the figures that have nothing to do with them.
 func (s *Site) tell(c *Consequences) {
+	c.Roles = []string{} // none is a list too
 	settings, active := s.Settings(), slices.ContainsFunc(c.Keys, func(k KeyRecord) bool { return k.State == token.KeyActive })
 	say := func(format string, arguments ...any) { c.Text = append(c.Text, fmt.Sprintf(format, arguments...)) }
 	bulk := c.BulkTokens
@@ -130,10 +131,13 @@ func (s *Site) tell(c *Consequences) {
 }
 
 // Compromise revokes the keys that what names: a purpose, or a key's id. Nothing that they signed is accepted any more; what takes their place is made in the
-// same transaction and signs at once. Codes: KeyUnknown, KeyWhyNeeded, KeyChanged.
+// same transaction and signs at once. Codes: KeyUnknown, KeyWhyNeeded, ReasonNeeded, KeyChanged.
 func (s *Site) Compromise(ctx context.Context, what, why, by string) (revoked []KeyRecord, err error) {
 	if strings.TrimSpace(why) == "" {
 		return nil, catalog.Errorf(catalog.KeyWhyNeeded, "%s", what)
+	}
+	if err := signed(by, why); err != nil {
+		return nil, err
 	}
 	var purpose string
 	err = s.store.View(ctx, func(tx Tx) error {

@@ -148,7 +148,7 @@ func (s *Site) notAhead(ctx context.Context, gateway Gateway, claimed uint64) er
 		if _, err := tx.NextEpoch(max(s.epochNow(), claimed+1)); err != nil {
 			return err
 		}
-		return s.trust(tx, actorSite, "site.older", string(s.SiteCode()), map[string]string{
+		return s.trust(tx, actorSite, actionOlder, string(s.SiteCode()), map[string]string{
 			"gateway": gateway.Name, "confirmed": strconv.FormatUint(claimed, 10), "epoch": strconv.FormatUint(epoch, 10),
 		})
 	})

@@ -273,31 +273,40 @@ func (s *Site) refusalOf(tx Tx, n *newcomer, e evidence, known *Device) (*refusa
 	for _, look := range [...]struct {
 		kind ConflictKind
 		by   string
-		find func(string) (ccm.ClientID, error)
+		find func(string, int) ([]ccm.ClientID, error)
 	}{{ConflictIdentity, e.computer(), tx.RefusedIdentity}, {ConflictHardware, hardware, tx.RefusedHardware}} {
 		if look.by == "" {
 			continue
 		}
-		id, err := look.find(look.by)
-		switch {
-		case errors.Is(err, ErrNotFound) || err == nil && known != nil && id == known.ClientID:
-			continue
-		case err != nil:
+		ids, err := look.find(look.by, maxRefused)
+		if err != nil {
 			return nil, err
 		}
-		if known != nil {
-			past, err := between(tx, known.ClientID, id)
+		for _, id := range ids {
+			settled, err := settledWith(tx, known, id)
 			if err != nil {
 				return nil, err
 			}
-			if past != nil && past.State != ConflictWaiting && past.By != actorSite {
+			if settled {
 				continue
 			}
+			device, err := tx.Device(id)
+			return &refusal{look.kind, device}, err
 		}
-		device, err := tx.Device(id)
-		return &refusal{look.kind, device}, err
 	}
 	return nil, nil
+}
+
+// maxRefused is how many refused devices that have something in common are looked at. Each was refused by a person.
+const maxRefused = 64
+
+// settledWith reports whether a refused device is the known one itself, or a person has decided on the two.
+func settledWith(tx Tx, known *Device, id ccm.ClientID) (bool, error) {
+	if known == nil || known.ClientID == id {
+		return known != nil, nil
+	}
+	past, err := between(tx, known.ClientID, id)
+	return past != nil && past.State != ConflictWaiting && past.By != actorSite, err
 }
 
 // hinted reports whether the request's hint was signed by the key that owns the client id now (protocol.md 3.1).

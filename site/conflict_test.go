@@ -421,6 +421,23 @@ func reimaged(t *testing.T, w *world) {
 	if early.Approval.Status != ccm.ApprovalApproved || w.device(t, third.ClientID).Obsolete.By != early.ClientID {
 		t.Errorf("after the proof: %+v", early)
 	}
+
+	// Gateways are told of the four keys until no token that is bound to them can last. The management point always refuses them.
+	for _, told := range []struct {
+		after time.Duration
+		keys  int
+	}{{2*token.SelfProveLifetime - time.Hour, 4}, {2 * time.Hour, 0}} {
+		w.clock.advance(told.after)
+		if err := w.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		raw, _, err := w.State()
+		state, opened := token.OpenState(raw, w.RootPin())
+		if err != nil || opened != nil || len(state.BlockedKeys) != told.keys {
+			t.Errorf("gateways refuse %v, want %d keys; %v, %v", state.BlockedKeys, told.keys, err, opened)
+		}
+		refused(t, "its token", w.Revoked(issued.Claims), catalog.DeviceObsolete)
+	}
 }
 
 func foreignAccount(t *testing.T, w *world) {

@@ -122,6 +122,12 @@ type Obsolete struct {
 	Why string
 }
 
+// Replaced says of a key which device took its place, and when.
+type Replaced struct {
+	By ccm.ClientID
+	At time.Time
+}
+
 // Reservation is a client id promised to a key that proved itself with a bulk or Entra token but has not registered yet.
 type Reservation struct {
 	Key      proof.KeyThumbprint

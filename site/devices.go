@@ -56,10 +56,11 @@ func (s *Site) FindDevice(ctx context.Context, who string) (Device, error) {
 		}
 		return device, err
 	}
+	const told = 5
 	current := false
-	named, err := s.Devices(ctx, DeviceFilter{Name: who, Limit: 2, Obsolete: &current})
+	named, err := s.Devices(ctx, DeviceFilter{Name: who, Limit: told + 1, Obsolete: &current})
 	if err == nil && len(named) == 0 {
-		named, err = s.Devices(ctx, DeviceFilter{Name: who, Limit: 2})
+		named, err = s.Devices(ctx, DeviceFilter{Name: who, Limit: told + 1})
 	}
 	if err != nil {
 		return Device{}, err
@@ -70,7 +71,11 @@ func (s *Site) FindDevice(ctx context.Context, who string) (Device, error) {
 	case 1:
 		return named[0], nil
 	default:
-		return Device{}, catalog.Errorf(catalog.DeviceAmbiguous, "several devices are called %q; name one by its client id", who)
+		var ids []string
+		for _, d := range named[:min(len(named), told)] {
+			ids = append(ids, string(d.ClientID))
+		}
+		return Device{}, catalog.Errorf(catalog.DeviceAmbiguous, "several devices are called %q; name one by its client id: %s%s", who, strings.Join(ids, ", "), map[bool]string{true: " and others"}[len(named) > told])
 	}
 }
 

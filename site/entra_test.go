@@ -212,7 +212,7 @@ func entraDisabled(t *testing.T, w *world) {
 	if !w.Tenants()[0].Disabled {
 		t.Error("the state does not say that the tenant is disabled")
 	}
-	if err := w.EnableTenant(t.Context(), contoso().ID, true, "anna", ""); err != nil {
+	if err := w.EnableTenant(t.Context(), contoso().ID, true, "anna", "try it"); err != nil {
 		t.Fatal(err)
 	}
 	good("")
@@ -231,7 +231,7 @@ func entraDisabled(t *testing.T, w *world) {
 
 func entraBetween(t *testing.T, w *world) {
 	issued := w.issued(t, site.Exchange{Caller: byEntra(1, entraDevice(1))})
-	if err := w.EnableTenant(t.Context(), contoso().ID, false, "anna", ""); err != nil {
+	if err := w.EnableTenant(t.Context(), contoso().ID, false, "anna", "try it"); err != nil {
 		t.Fatal(err)
 	}
 	_, err := w.Register(t.Context(), byToken(issued), device(1).request())

@@ -9,7 +9,9 @@ import (
 	"database/sql"
 	_ "embed"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -126,6 +128,9 @@ var born = sync.OnceValues(func() (*template, error) {
 	}
 	defer os.RemoveAll(dir)
 	t := &template{}
+	if t.empty, err = emptyDatabase(filepath.Join(dir, "empty.db")); err != nil {
+		return nil, err
+	}
 	if t.sealer, err = keyfile.Open(dir, keyfile.Options{Create: true}); err != nil {
 		return nil, err
 	}
@@ -141,7 +146,20 @@ var born = sync.OnceValues(func() (*template, error) {
 	return t, s.View(ctx, t.read)
 })
 
+// emptyDatabase is an SQLite database whose schema is there: to migrate to it takes most of a small test's time.
+func emptyDatabase(path string) ([]byte, error) {
+	s, err := store.Open(context.Background(), path, store.Options{NoSync: true})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Close(); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
+}
+
 type template struct {
+	empty    []byte
 	sealer   *keyfile.Key
 	settings map[string]string
 	keys     []site.KeyRecord
@@ -193,6 +211,11 @@ func newWorld(t testing.TB, address string) *world {
 	}
 	w := &world{address: address, sealer: model.sealer, clock: new(clock)}
 	w.clock.set(begin)
+	if _, err := os.Stat(address); !w.onPostgreSQL() && errors.Is(err, fs.ErrNotExist) {
+		if err := os.WriteFile(address, model.empty, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	w.store = w.open(t, store.Options{NoSync: true})
 	if err := w.store.Update(t.Context(), model.write); err != nil {
 		t.Fatal(err)

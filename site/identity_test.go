@@ -17,6 +17,7 @@ func identityStories() []story {
 	return []story{
 		{"C41 a blocked computer does not come back by its identity", blockedIdentity},
 		{"C41 a key that turns out to be a blocked computer's is held", blockedLater},
+		{"a person's word on one blocked twin says nothing of another", twoBlocked},
 		{"a person's rejection holds for the hardware id", rejectedHardware},
 		{"a person's rejection holds for the identity", rejectedIdentity},
 		{"a rejection outlives a quarantine", rejectedMoves},
@@ -126,6 +127,30 @@ func blockedLater(t *testing.T, w *world) {
 	}
 	if d := w.registered(t, computer(account(1), realm), device(3).request(named(1), hardware("2:CC"))).Device; d.Approval.By != "anna" || d.Approval.Level != proof.LevelSecrets || d.Conflict != "" {
 		t.Errorf("a person's approval: got %+v", d)
+	}
+}
+
+func twoBlocked(t *testing.T, w *world) {
+	comes := func(n int, edit ...func(*ccm.RegistrationRequest)) site.Device {
+		return w.registered(t, computer(account(1), realm), device(n).request(append(edit, named(1), hardware(fmt.Sprint("2:", n)))...)).Device
+	}
+	block := func(d site.Device) {
+		t.Helper()
+		if _, err := w.Block(t.Context(), d.ClientID, "anna", "stolen"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one := comes(1, wanting("GUID:00000000-0000-4000-8000-000000000001")) // found first
+	block(one)
+	d := comes(2)
+	w.decide(t, w.held(t, "by the first", d, site.ConflictIdentity, string(one.ClientID)).ID, site.ConflictNew)
+	other := comes(3, wanting("GUID:FFFFFFFF-0000-4000-8000-000000000001"))
+	block(other)
+	d = comes(2)
+	c := w.held(t, "by the other", d, site.ConflictIdentity, "proved identity of the blocked device "+string(other.ClientID))
+	w.decide(t, c.ID, site.ConflictNew)
+	if d = comes(2); d.Approval.Level != proof.LevelManaged || d.Conflict != "" {
+		t.Errorf("after a person's word on both: got %+v", d)
 	}
 }
 

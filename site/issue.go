@@ -22,6 +22,10 @@ type Exchange struct {
 	Assertion string     // RFC 7523, signed by the registered key; needed for a self-prove token and for a caller without a token
 	Audience  string     // what the assertion must name: the URL of the token service as the client called it
 
+	// Certificate names the client certificate (x5t#S256) that the caller has shown in its own handshake and that is for the key that it proved; "" for
+	// none. A CCM token may then stand with that certificate instead of a proof, directly at a management point (design decision 6).
+	Certificate string
+
 	Turn func(work func() error) error // runs what signs and verifies, when there is room; nil runs it at once. Its errors are the answer
 }
 
@@ -54,7 +58,7 @@ func (s *Site) IssueToken(ctx context.Context, ask Exchange) (Issued, error) {
 		return Issued{}, catalog.Errorf(catalog.TokenRequestInvalid, "a token of kind %q cannot be asked for", ask.Want)
 	}
 	if by, replaced := s.current.Load().replaced[ask.Caller.Key]; replaced {
-		return Issued{}, obsoleteError(by)
+		return Issued{}, obsoleteError(by.By)
 	}
 	if err := s.current.Load().cloudAdmitted(ask.Caller.Cloud); err != nil {
 		return Issued{}, err
@@ -153,6 +157,8 @@ func (s *Site) issueToDevice(ctx context.Context, ask Exchange, device Device) (
 	carry(&claims, ask)
 	if ask.Want == token.KindSelfProve {
 		claims.Scope = ""
+	} else {
+		claims.CertificateThumbprint = ask.Certificate
 	}
 	issued, err := s.issue(ask, ask.Want, claims, device.Status())
 	if device.Quarantined() {

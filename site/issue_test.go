@@ -161,7 +161,7 @@ func badBulkTokens(t *testing.T, w *world) {
 	_, err = w.ask(t, site.Exchange{Caller: with(site.BulkToken{}, synthetic(1))})
 	refused(t, "without an id", err, catalog.BulkTokenUnknown)
 	exchange(t, w, bulk, 1)
-	if _, err := w.BlockBulkToken(t.Context(), bulk.ID, true, "anna"); err != nil {
+	if _, err := w.BlockBulkToken(t.Context(), bulk.ID, true, "anna", "try it"); err != nil {
 		t.Fatal(err)
 	}
 	entries := w.during(t, func() {

@@ -121,13 +121,16 @@ func validHost(host, port string) bool {
 }
 
 // RemoveGateway takes a gateway off the list; connectors leave it and its acknowledgements count no more.
-func (s *Site) RemoveGateway(ctx context.Context, name, by string) error {
+func (s *Site) RemoveGateway(ctx context.Context, name, by, why string) error {
+	if err := signed(by, why); err != nil {
+		return err
+	}
 	name = strings.ToLower(name)
 	err := s.update(ctx, func(tx Tx) (bool, error) {
 		if err := tx.DeleteGateway(name); err != nil {
 			return false, err
 		}
-		return true, s.trust(tx, by, "gateway.remove", name, nil)
+		return true, s.trust(tx, by, "gateway.remove", name, map[string]string{"why": why})
 	})
 	if errors.Is(err, ErrNotFound) {
 		return catalog.Errorf(catalog.NotFound, "no gateway is called %q; `postern site gateway list` shows them", name)
@@ -297,8 +300,12 @@ func notBlocked(tx Tx, pin string) error {
 	})
 }
 
-// BlockConnector blocks or unblocks every certificate of the connector called name. Gateways drop its connections when the state reaches them.
-func (s *Site) BlockConnector(ctx context.Context, name string, blocked bool, by string) error {
+// BlockConnector blocks or unblocks every certificate of the connector called name, by a person's decision. Gateways drop its connections when the state
+// reaches them.
+func (s *Site) BlockConnector(ctx context.Context, name string, blocked bool, by, why string) error {
+	if err := signed(by, why); err != nil {
+		return err
+	}
 	return s.update(ctx, func(tx Tx) (bool, error) {
 		connectors, err := tx.Connectors()
 		if err != nil {
@@ -324,7 +331,7 @@ func (s *Site) BlockConnector(ctx context.Context, name string, blocked bool, by
 		if !moved {
 			return false, nil
 		}
-		return true, s.trust(tx, by, map[bool]string{true: "connector.block", false: "connector.unblock"}[blocked], name, nil)
+		return true, s.trust(tx, by, map[bool]string{true: "connector.block", false: "connector.unblock"}[blocked], name, map[string]string{"why": why})
 	})
 }
 

@@ -124,7 +124,7 @@ func gateways(t *testing.T, w *world) {
 			if !w.GatewayName(strings.ToUpper(host)) || w.GatewayName("other.example.com") || w.GatewayName("") {
 				t.Errorf("%s: the name %q is not known, or too much is", form.address, host)
 			}
-			if err := w.RemoveGateway(t.Context(), strings.ToUpper(form.name), "anna"); err != nil {
+			if err := w.RemoveGateway(t.Context(), strings.ToUpper(form.name), "anna", "try it"); err != nil {
 				t.Error(err)
 			}
 		})
@@ -144,7 +144,7 @@ func gateways(t *testing.T, w *world) {
 		_, err := w.AddGateway(t.Context(), "https://gw.example.com", bad, "anna")
 		refused(t, "pin "+bad, err, catalog.GatewayAddressInvalid)
 	}
-	refused(t, "removing an unknown one", w.RemoveGateway(t.Context(), "gw.example.com", "anna"), catalog.NotFound)
+	refused(t, "removing an unknown one", w.RemoveGateway(t.Context(), "gw.example.com", "anna", "try it"), catalog.NotFound)
 	w.addGateway(t, "https://gw.example.com", pin)
 	_, err := w.AddGateway(t.Context(), "https://other.example.com", pin, "anna")
 	refused(t, "one key for two gateways", err, catalog.AlreadyExists)
@@ -213,7 +213,7 @@ func acknowledge(t *testing.T, w *world) {
 	if _, err := w.Acknowledge(t.Context(), w.ack(key, func(a *token.Ack) { a.Epoch-- })); err != nil || w.Gateways()[0].Acknowledged != epoch {
 		t.Errorf("an older epoch: got %+v, %v", w.Gateways()[0], err)
 	}
-	if err := w.RemoveGateway(t.Context(), "gw.example.com", "anna"); err != nil {
+	if err := w.RemoveGateway(t.Context(), "gw.example.com", "anna", "try it"); err != nil {
 		t.Fatal(err)
 	}
 	_, err := w.Acknowledge(t.Context(), w.ack(key))
@@ -389,7 +389,7 @@ func blockedConnector(t *testing.T, w *world) {
 	epoch := w.Epoch()
 	entries := w.during(t, func() {
 		for range 2 { // the second time is none
-			if err := w.BlockConnector(t.Context(), "hq-1", true, "anna"); err != nil {
+			if err := w.BlockConnector(t.Context(), "hq-1", true, "anna", "try it"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -410,11 +410,11 @@ func blockedConnector(t *testing.T, w *world) {
 	if err := w.ConnectorAdmitted(token.Pin(fresh.Public())); err != nil {
 		t.Error(err)
 	}
-	if err := w.BlockConnector(t.Context(), "hq-1", false, "anna"); err != nil {
+	if err := w.BlockConnector(t.Context(), "hq-1", false, "anna", "try it"); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.ConnectorAdmitted(pin); err != nil || len(w.opened(t).BlockedCertificates) != 0 {
 		t.Errorf("unblocked: %v", err)
 	}
-	refused(t, "an unknown one", w.BlockConnector(t.Context(), "hq-9", true, "anna"), catalog.NotFound)
+	refused(t, "an unknown one", w.BlockConnector(t.Context(), "hq-9", true, "anna", "try it"), catalog.NotFound)
 }

@@ -1,6 +1,7 @@
 package site_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -266,6 +267,14 @@ func clockJumps(t *testing.T, w *world) {
 	}
 	other := w.node(t)
 	w.clock.set(right.Add(-time.Hour)) // it was an hour ahead all the time
+	refused(t, "another word", w.Set(t.Context(), "clock.accepted", "later", "anna"), catalog.InvalidArgument)
+	refused(t, "the clock after another word", w.ClockBehind(), catalog.ClockBehind)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := w.Set(ended, "clock.accepted", "now", "anna"); err == nil {
+		t.Error("a word that was not kept is no error")
+	}
+	refused(t, "the clock after a word that was not kept", w.ClockBehind(), catalog.ClockBehind)
 	if err := w.Set(t.Context(), "clock.accepted", "now", "anna"); err != nil {
 		t.Fatal(err)
 	}
@@ -277,7 +286,6 @@ func clockJumps(t *testing.T, w *world) {
 			t.Errorf("%s: got %v and %s", name, err, s.Now())
 		}
 	}
-	refused(t, "another word", w.Set(t.Context(), "clock.accepted", "later", "anna"), catalog.InvalidArgument)
 }
 
 // tenantGone: a device that is approved on its tenant's word alone gets nothing by its key once the tenant is disabled, and what it has got by it names the

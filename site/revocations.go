@@ -32,7 +32,7 @@ const revokedMark RevokedKind = "mark"
 // RevocationLog keeps, outside of the store, what was revoked, so that a store that is replaced by an older copy forgets nothing (C119). Each management
 // point has its own. Its methods are safe for concurrent use.
 type RevocationLog interface {
-	// Kept returns the newest line of each thing, by kind, then id.
+	// Kept returns the newest line of each thing, by kind, then id. The caller does not change the list.
 	Kept() []KeptRevocation
 	// Newest returns the newest line of all, zero when there is none.
 	Newest() KeptRevocation
@@ -81,6 +81,9 @@ func (now *snapshot) things() (revoked map[thing]bool, admitted map[thing]string
 			revoked[thing{RevokedConnector, c.Pin}] = true
 		}
 	}
+	for key := range now.replaced {
+		revoked[thing{RevokedFormerKey, string(key)}] = true
+	}
 	for _, k := range now.kept {
 		revoked[thing{k.Kind, k.ID}] = true
 	}
@@ -117,10 +120,7 @@ func (s *Site) compareRevocations(tx Tx, now *snapshot) (c compared, err error) 
 	if err != nil {
 		return c, err
 	}
-	has, err := history(tx, head)
-	if err != nil {
-		return c, err
-	}
+	has := history(tx, head)
 	newest := s.revoked.log.Newest()
 	if c.older, err = has.lacks(newest); err != nil {
 		return c, err
@@ -141,11 +141,14 @@ func (s *Site) compareRevocations(tx Tx, now *snapshot) (c compared, err error) 
 		if what.listed() {
 			in = onList
 		}
+		if in == k.Admitted && !c.older {
+			continue // as the log says: nearly always
+		}
 		missing, err := has.lacks(k)
 		switch {
 		case err != nil:
 			return c, err
-		case in == k.Admitted && missing && c.older: // as before, but this store says so by another entry
+		case in == k.Admitted && missing: // as before, but this store says so by another entry
 			line(k.Revoked, k.Admitted)
 		case in == k.Admitted:
 		case k.Admitted && what.listed() && missing: // not yet on the list of this older store
@@ -189,8 +192,8 @@ type past struct {
 	seen map[uint64]string
 }
 
-func history(tx Tx, head TrustEntry) (*past, error) {
-	return &past{tx: tx, head: head, seen: map[uint64]string{head.Sequence: head.Hash}}, nil
+func history(tx Tx, head TrustEntry) *past {
+	return &past{tx: tx, head: head, seen: map[uint64]string{head.Sequence: head.Hash}}
 }
 
 // lacks reports whether the store's trust log lacks the entry that a line names.
@@ -203,13 +206,11 @@ func (p *past) lacks(k KeptRevocation) (bool, error) {
 	}
 	hash, ok := p.seen[k.Trust]
 	if !ok {
-		entries, err := p.tx.TrustEntries(k.Trust-1, 1)
+		there, err := entryAt(p.tx, k.Trust)
 		if err != nil {
 			return false, err
 		}
-		if len(entries) == 1 && entries[0].Sequence == k.Trust {
-			hash = entries[0].Hash
-		}
+		hash = there.Hash
 		p.seen[k.Trust] = hash
 	}
 	return hash != k.Hash, nil
@@ -231,6 +232,8 @@ func (s *Site) describe(tx Tx, what thing, subject string) (Revoked, error) {
 		if !d.Block.At.IsZero() {
 			r.At = d.Block.At
 		}
+	case RevokedFormerKey:
+		return describeFormer(tx, r)
 	case RevokedBulkToken:
 		t, err := tx.BulkToken(what.id)
 		if err != nil && !errors.Is(err, ErrNotFound) {
@@ -252,6 +255,26 @@ func (s *Site) describe(tx Tx, what thing, subject string) (Revoked, error) {
 		return r, actorOf(tx, &r)
 	}
 	return r, nil
+}
+
+// describeFormer finds what took a key's place.
+func describeFormer(tx Tx, r Revoked) (Revoked, error) {
+	r.By, r.Why = actorSite, "the device has another key"
+	by, err := tx.FormerKey(proof.KeyThumbprint(r.ID))
+	if err == nil {
+		r.Subject = string(by)
+	}
+	if !errors.Is(err, ErrNotFound) {
+		return r, err
+	}
+	d, err := tx.DeviceByKey(proof.KeyThumbprint(r.ID))
+	if err == nil && d.Superseded() {
+		r.Subject, r.Why, r.At = string(d.Obsolete.By), d.Obsolete.Why, d.Obsolete.At
+	}
+	if errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	return r, err
 }
 
 // recentEntries is how many entries of the trust log are searched for who did something just now.
@@ -299,7 +322,8 @@ func (s *Site) keepRevocations(ctx context.Context, now *snapshot, first bool) (
 	if err != nil {
 		return false, err
 	}
-	if first && (c.older || len(c.forgotten) > 0) {
+	// An older store is told of once: as long as the log does not take the line that says so, it would be found older again and again.
+	if told := s.revoked.problem.has(catalog.RevocationLogWrite); first && (c.older && !told || len(c.forgotten) > 0) {
 		s.log.Error("the store is older than what this management point has seen", "code", string(catalog.StoreOlder), "forgotten", len(c.forgotten))
 		return true, s.applyAgain(ctx, now, c.forgotten)
 	}
@@ -390,7 +414,7 @@ func (s *Site) applyAgain(ctx context.Context, now *snapshot, forgotten []KeptRe
 			return err
 		}
 		detail := map[string]string{"trust-head": strconv.FormatUint(head.Sequence, 10), "forgotten": strconv.Itoa(len(forgotten))}
-		if err := s.trust(tx, actorSite, "site.older", string(now.settings.SiteCode), detail); err != nil {
+		if err := s.trust(tx, actorSite, actionOlder, string(now.settings.SiteCode), detail); err != nil {
 			return err
 		}
 		for _, k := range forgotten {
@@ -402,7 +426,7 @@ func (s *Site) applyAgain(ctx context.Context, now *snapshot, forgotten []KeptRe
 				continue
 			}
 			applied = append(applied, k.Revoked)
-			if err := s.trust(tx, actorSite, "revocation.kept", cmp.Or(k.Subject, k.ID), map[string]string{
+			if err := s.trust(tx, actorSite, actionKept, cmp.Or(k.Subject, k.ID), map[string]string{
 				"kind": string(k.Kind), "id": k.ID, "by": k.By, "why": k.Why, "at": k.At.UTC().Format(time.RFC3339),
 			}); err != nil {
 				return err
@@ -425,7 +449,7 @@ func (s *Site) applyAgain(ctx context.Context, now *snapshot, forgotten []KeptRe
 func (s *Site) applyOne(tx Tx, r Revoked) (bool, error) {
 	apply := map[RevokedKind]func(Tx, Revoked) (found, changed bool, err error){
 		RevokedDevice: s.blockAgain, RevokedBulkToken: bulkAgain, RevokedConnector: connectorAgain, RevokedSigningKey: s.keyAgain,
-		RevokedTenant: tenantAgain, RevokedGateway: gatewayAgain, RevokedAuthority: authorityAgain,
+		RevokedTenant: tenantAgain, RevokedGateway: gatewayAgain, RevokedAuthority: authorityAgain, RevokedFormerKey: s.replaceAgain,
 	}[r.Kind]
 	if apply == nil {
 		return false, nil
@@ -467,6 +491,24 @@ func (s *Site) blockAgain(tx Tx, r Revoked) (found, changed bool, err error) {
 	return found, changed, nil
 }
 
+// replaceAgain refuses a key again whose place another took. What took it came after the backup, so that the record that has the key there is obsolete: its
+// computer registers anew, with the key that it has now.
+func (s *Site) replaceAgain(tx Tx, r Revoked) (found, changed bool, err error) {
+	key, by := proof.KeyThumbprint(r.ID), ccm.ClientID(r.Subject)
+	switch d, err := tx.DeviceByKey(key); {
+	case err == nil && !d.Superseded():
+		by = cmp.Or(by, d.ClientID)
+		d.Obsolete = Obsolete{By: by, At: s.time(), Why: cmp.Or(r.Why, "replaced before the backup was restored")}
+		d.Updated = d.Obsolete.At
+		if err := tx.PutDevice(d); err != nil {
+			return true, false, err
+		}
+	case err != nil && !errors.Is(err, ErrNotFound):
+		return false, false, err
+	}
+	return true, true, tx.PutFormerKey(key, by, s.time())
+}
+
 func bulkAgain(tx Tx, r Revoked) (found, changed bool, err error) {
 	t, err := tx.BulkToken(r.ID)
 	if errors.Is(err, ErrNotFound) {
@@ -499,35 +541,46 @@ func connectorAgain(tx Tx, r Revoked) (found, changed bool, err error) {
 	return found, changed, nil
 }
 
-// keyAgain revokes a key of the site again. When it was a token key that signs, a new one takes its place. A key that the store does not know verifies
-// nothing; what only a person can replace, an active root, is left to the person: what was found out is kept and printed.
+// keyAgain revokes a key of the site again and erases it. When it is in use there, a new one takes its place. A key that the store does not know verifies
+// nothing; an active root cannot be replaced here: what was found out is kept and printed, and [Site.RestoreRoots] brings back the root that followed.
 func (s *Site) keyAgain(tx Tx, r Revoked) (found, changed bool, err error) {
 	records, err := tx.SigningKeys()
 	if err != nil {
 		return false, false, err
 	}
-	for _, k := range records {
-		kind, isToken := kindOf(k.Purpose)
-		switch {
-		case k.ID != r.ID:
-			continue
-		case k.State == token.KeyRevoked:
-			return true, false, nil
-		case k.State == token.KeyActive && !isToken:
-			return false, false, nil
-		case k.State == token.KeyActive:
-			fresh, err := s.newTokenKey(kind, k.Algorithm, s.time())
-			if err != nil {
-				return true, false, err
-			}
-			if err := tx.PutSigningKey(fresh); err != nil {
-				return true, false, err
-			}
-		}
-		k.State = token.KeyRevoked
-		return true, true, tx.PutSigningKey(k)
+	at := slices.IndexFunc(records, func(k KeyRecord) bool { return k.ID == r.ID })
+	if at < 0 {
+		return false, false, nil
 	}
-	return false, false, nil
+	k := records[at]
+	switch {
+	case k.State == token.KeyRevoked:
+		return true, false, nil
+	case k.State == token.KeyActive && k.Purpose == PurposeRoot:
+		return false, false, nil
+	case k.State == token.KeyActive:
+		fresh, err := s.successor(tx, k)
+		if err != nil {
+			return true, false, err
+		}
+		if err := tx.PutSigningKey(fresh); err != nil {
+			return true, false, err
+		}
+	}
+	k.State, k.Changed, k.Why, k.Private = token.KeyRevoked, s.time(), r.Why, nil
+	return true, true, tx.PutSigningKey(k)
+}
+
+// successor makes the key that takes the place of a token key or the site signing key.
+func (s *Site) successor(tx Tx, k KeyRecord) (KeyRecord, error) {
+	if kind, isToken := kindOf(k.Purpose); isToken {
+		return s.newTokenKey(kind, k.Algorithm, s.time())
+	}
+	settings, _, err := readSettings(tx)
+	if err != nil {
+		return KeyRecord{}, err
+	}
+	return s.newSiteSigning(settings.SiteCode, s.time())
 }
 
 func tenantAgain(tx Tx, r Revoked) (found, changed bool, err error) {
@@ -563,7 +616,7 @@ func authorityAgain(tx Tx, r Revoked) (found, changed bool, err error) {
 	return true, err == nil, err
 }
 
-// Revocations lists what is revoked now, by kind, then id; without a log only what the store has no record of. Recorded says of each whether the store has a
+// Revocations lists what is revoked now, by kind, then id, but for former keys, which nobody lets in again; without a log only what the store has no record of. Recorded says of each whether the store has a
 // record of its subject, by which it is lifted; others are lifted with [Site.LiftRevocation].
 func (s *Site) Revocations() (all []RevocationState) {
 	now := s.current.Load()
@@ -578,7 +631,7 @@ func (s *Site) Revocations() (all []RevocationState) {
 		return all
 	}
 	for _, k := range s.revoked.log.Kept() {
-		if !k.Admitted && k.Kind != revokedMark {
+		if !k.Admitted && k.Kind != revokedMark && k.Kind != RevokedFormerKey {
 			all = append(all, RevocationState{Revoked: k.Revoked, Recorded: !loose[k.thing()]})
 		}
 	}

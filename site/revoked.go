@@ -14,6 +14,8 @@ const (
 	RevokedTenant     RevokedKind = "tenant"      // by id: disabled or removed
 	RevokedGateway    RevokedKind = "gateway"     // by pin: taken off the list
 	RevokedAuthority  RevokedKind = "authority"   // by fingerprint: taken off the list
+
+	RevokedFormerKey RevokedKind = "former-key" // by key thumbprint: another key, or another record of the computer, took its place; Subject is the device now
 )
 
 // Revoked is one revocation.

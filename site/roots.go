@@ -146,7 +146,7 @@ func (s *Site) rotateRoot(ctx context.Context, by, why string, compromised bool)
 	if err != nil {
 		return KeyRecord{}, err
 	}
-	return fresh, s.Refresh(ctx)
+	return fresh, s.putInForce(ctx)
 }
 
 // rotateSiteSigning makes another site signing certificate. It is what SITESIGNCERT serves and is signed by nobody but itself, as documented (S4); devices
@@ -166,7 +166,7 @@ func (s *Site) rotateSiteSigning(ctx context.Context, by, why string, compromise
 		}
 		old.State, old.Changed = token.KeyRetired, now
 		if compromised {
-			old.State, old.Why = token.KeyRevoked, why
+			old.State, old.Why, old.Private = token.KeyRevoked, why, nil
 		}
 		if err := tx.PutSigningKey(old); err != nil {
 			return false, err

@@ -71,7 +71,7 @@ func (s *Site) RestoreRoots(ctx context.Context, kept []KeptRoot) (restored bool
 				return false, err
 			}
 		}
-		return true, s.trust(tx, actorSite, "root.kept", newest.ID, map[string]string{"from": s.RootPin(), "to": token.PinOf(newest.Public)})
+		return true, s.trust(tx, actorSite, actionRootKept, newest.ID, map[string]string{"from": s.RootPin(), "to": token.PinOf(newest.Public)})
 	})
 	return err == nil, err
 }

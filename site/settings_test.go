@@ -1,6 +1,7 @@
 package site
 
 import (
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -98,17 +99,45 @@ func TestCanonicalSettings(t *testing.T) {
 		{"approval.trusted-realms", "corp=corp", "corp", ""},
 		{"registration.legacy-keys", "1", "true", ""},
 	} {
-		got, err := canonicalSetting(test.name, test.value, now)
+		kind, _ := settingNamed(test.name)
+		got, err := kind.canonical(test.value, now)
 		if got != test.want || catalog.CodeOf(err) != test.code {
 			t.Errorf("%s %q: got %q, %v; want %q, %s", test.name, test.value, got, err, test.want, test.code)
 			continue
 		}
 		var settings Settings
 		if err == nil {
-			if err := settings.take(test.name, got); err != nil || settings.Value(test.name) != got {
+			if err := kind.take(&settings, got); err != nil || settings.Value(test.name) != got {
 				t.Errorf("%s %q is kept as %q, and comes back as %q, %v", test.name, test.value, got, settings.Value(test.name), err)
 			}
 		}
+	}
+}
+
+// TestSettingsComeBack: what a setting is without a word of anyone can be set by the same word, and nothing else changes by it.
+func TestSettingsComeBack(t *testing.T) {
+	var usual Settings
+	for _, kind := range settingKinds() {
+		if err := kind.take(&usual, ""); err != nil {
+			t.Errorf("%s: %v", kind.Name, err)
+		}
+	}
+	for _, kind := range settingKinds() {
+		word := usual.Value(kind.Name)
+		if kind.Name == settingClock {
+			word = clockNow
+		}
+		kept, err := kind.canonical(word, time.Now())
+		again := usual
+		if err := errors.Join(err, kind.take(&again, kept)); err != nil {
+			t.Errorf("%s %q: %v", kind.Name, word, err)
+		}
+		if again.ClockAccepted = ""; !reflect.DeepEqual(again, usual) {
+			t.Errorf("%s %q: got %+v, want %+v", kind.Name, word, again, usual)
+		}
+	}
+	if _, ok := settingNamed("no.such"); ok || usual.Value("no.such") != "" {
+		t.Error("a setting that is none")
 	}
 }
 

@@ -52,6 +52,7 @@ type Site struct {
 
 	revoked revokedLog
 	acks    takenAcks
+	watched atomic.Pointer[TrustEntry] // of the trust log, see [Site.WatchTrustLog]
 
 	pending pending  // events and last-seen times not yet written
 	fetches sync.Map // by tenant: [Fetch], how its keys were fetched last
@@ -80,8 +81,8 @@ type snapshot struct {
 	revocation  Revocation
 	blockedBy   map[string]bool // tracked ids of blocked bulk tokens
 	blockedKey  map[proof.KeyThumbprint]bool
-	replaced    map[proof.KeyThumbprint]ccm.ClientID // keys of obsolete devices and former keys, with what replaced them
-	kept        []Revoked                            // revocations without a record here
+	replaced    map[proof.KeyThumbprint]Replaced // keys of obsolete devices and former keys
+	kept        []Revoked                        // revocations without a record here
 	state       token.SiteState
 }
 
@@ -242,7 +243,7 @@ func (s *Site) read(ctx context.Context) (*snapshot, error) {
 		}
 		next.issuers = append(next.issuers, issuer)
 	}
-	next.state = next.siteState(epoch)
+	next.state = next.siteState(epoch, s.now())
 	return next, nil
 }
 
@@ -307,7 +308,7 @@ func (s *Site) Revoked(c token.Claims) error {
 		return catalog.Errorf(catalog.KeyBlocked, "the device with key %s is blocked", c.Key)
 	}
 	if by, replaced := now.replaced[c.Key]; replaced {
-		return obsoleteError(by)
+		return obsoleteError(by.By)
 	}
 	return now.cloudAdmitted(c.Cloud)
 }
@@ -343,6 +344,11 @@ func (s *Site) update(ctx context.Context, change func(Tx) (moved bool, err erro
 	if !moved {
 		return nil
 	}
+	return s.putInForce(ctx)
+}
+
+// putInForce takes up what was changed, and says when a revocation in it could not be kept for a restore.
+func (s *Site) putInForce(ctx context.Context) error {
 	if err := s.Refresh(ctx); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"postern/ccm"
 	"postern/proof"
@@ -19,8 +20,12 @@ func published() []ccm.Endpoint {
 	}
 }
 
+// replacedTold is how long gateways are told of a key that was replaced. No token that is bound to it lasts half as long; afterwards it is the management
+// point that refuses it, and the state does not grow with every device that was ever made anew.
+const replacedTold = 2 * token.SelfProveLifetime
+
 // siteState builds the document that gateways and connectors live by (design decision 4). Lists are sorted, so that equal states are equal bytes.
-func (now *snapshot) siteState(epoch uint64) token.SiteState {
+func (now *snapshot) siteState(epoch uint64, at time.Time) token.SiteState {
 	state := token.SiteState{
 		Epoch:     epoch,
 		SiteCode:  now.settings.SiteCode,
@@ -49,7 +54,12 @@ func (now *snapshot) siteState(epoch uint64) token.SiteState {
 	state.Roots, state.RevokedRoots = now.links(), now.revokedRoots()
 	state.Return = now.settings.Return
 	state.BlockedTokens = slices.Sorted(maps.Keys(now.blockedBy))
-	keys := slices.AppendSeq(slices.Collect(maps.Keys(now.blockedKey)), maps.Keys(now.replaced))
+	keys := slices.Collect(maps.Keys(now.blockedKey))
+	for key, by := range now.replaced {
+		if at.Sub(by.At) < replacedTold {
+			keys = append(keys, key)
+		}
+	}
 	slices.SortFunc(keys, compare)
 	state.BlockedKeys = slices.Compact(keys)
 	slices.Sort(state.BlockedCertificates)

@@ -52,7 +52,7 @@ func stateOpens(t *testing.T, w *world) {
 	var blocked []string
 	for range 3 {
 		bulk := w.bulk(t, 0)
-		if _, err := w.BlockBulkToken(t.Context(), bulk.ID, true, "anna"); err != nil {
+		if _, err := w.BlockBulkToken(t.Context(), bulk.ID, true, "anna", "try it"); err != nil {
 			t.Fatal(err)
 		}
 		blocked = append(blocked, bulk.ID)
@@ -105,7 +105,7 @@ func stateOpens(t *testing.T, w *world) {
 func statesEqual(t *testing.T, w *world) {
 	for n := range 5 {
 		bulk := w.bulk(t, 0)
-		if _, err := w.BlockBulkToken(t.Context(), bulk.ID, n%2 == 0, "anna"); err != nil {
+		if _, err := w.BlockBulkToken(t.Context(), bulk.ID, n%2 == 0, "anna", "try it"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -157,19 +157,19 @@ func epochs(t *testing.T, w *world) {
 		{"block device", func() error { _, err := w.Block(ctx, id, "anna", "seen"); return err }, true},
 		{"block device again", func() error { _, err := w.Block(ctx, id, "anna", "why"); return err }, false},
 		{"unblock device", func() error { _, err := w.Unblock(ctx, id, "anna", "seen"); return err }, true},
-		{"block token", func() error { _, err := w.BlockBulkToken(ctx, bulk.ID, true, "anna"); return err }, true},
-		{"block token again", func() error { _, err := w.BlockBulkToken(ctx, bulk.ID, true, "anna"); return err }, false},
+		{"block token", func() error { _, err := w.BlockBulkToken(ctx, bulk.ID, true, "anna", "try it"); return err }, true},
+		{"block token again", func() error { _, err := w.BlockBulkToken(ctx, bulk.ID, true, "anna", "try it"); return err }, false},
 		{"add policy", func() error { w.add(t, site.NewPolicy{ID: "P1", All: true}); return nil }, false},
 		{"remove policy", func() error { return w.RemovePolicy(ctx, "P1", "anna") }, false},
 		{"set", func() error { return w.Set(ctx, "policy.aes256", "true", "anna") }, false},
 		{"rotate", func() error { _, err := w.RotateKey(ctx, token.KindCCM, "anna"); return err }, true},
 		{"add gateway", func() error { w.addGateway(t, "https://gw.example.com", token.Pin(key.Public())); return nil }, true},
 		{"acknowledge", func() error { _, err := w.Acknowledge(ctx, w.ack(key)); return err }, false},
-		{"remove gateway", func() error { return w.RemoveGateway(ctx, "gw.example.com", "anna") }, true},
+		{"remove gateway", func() error { return w.RemoveGateway(ctx, "gw.example.com", "anna", "try it") }, true},
 		{"invite", func() error { code = w.invite(t, "hq-1"); return nil }, false},
 		{"join", func() error { _, _, err := w.Join(ctx, code, requestFor(newECKey())); return err }, true},
-		{"block connector", func() error { return w.BlockConnector(ctx, "hq-1", true, "anna") }, true},
-		{"block connector again", func() error { return w.BlockConnector(ctx, "hq-1", true, "anna") }, false},
+		{"block connector", func() error { return w.BlockConnector(ctx, "hq-1", true, "anna", "try it") }, true},
+		{"block connector again", func() error { return w.BlockConnector(ctx, "hq-1", true, "anna", "try it") }, false},
 		{"enlist", func() error { _, err := w.Enlist(ctx, site.ManagementPoint{FQDN: "mp1.example.com"}); return err }, true},
 		{"enlist again", func() error { _, err := w.Enlist(ctx, site.ManagementPoint{FQDN: "mp1.example.com"}); return err }, false},
 		{"restore", func() error { return w.Restored(ctx, "anna") }, true},
@@ -198,7 +198,7 @@ func watchers(t *testing.T, w *world) {
 	first, second := w.Watch(ctx), w.Watch(t.Context())
 	bulk := w.bulk(t, 0)
 	for _, blocked := range []bool{true, false} { // two moves that nobody fetched are one
-		if _, err := w.BlockBulkToken(t.Context(), bulk.ID, blocked, "anna"); err != nil {
+		if _, err := w.BlockBulkToken(t.Context(), bulk.ID, blocked, "anna", "try it"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -216,7 +216,7 @@ func watchers(t *testing.T, w *world) {
 	if _, open := <-first; open {
 		t.Error("the channel is open after its context ended")
 	}
-	if _, err := w.BlockBulkToken(t.Context(), bulk.ID, true, "anna"); err != nil {
+	if _, err := w.BlockBulkToken(t.Context(), bulk.ID, true, "anna", "try it"); err != nil {
 		t.Fatal(err)
 	}
 	if _, open := <-second; !open {

@@ -65,11 +65,11 @@ type Devices interface {
 	Devices(filter DeviceFilter) ([]Device, error)                             // by creation time, then client id
 	DevicesByHardware(hardwareID string, limit int) ([]Device, error)          // the oldest with that HardwareID1 that are not obsolete; none for ""
 	DevicesByIdentity(identity string, limit int) ([]Device, error)            // those that have proved it and are not obsolete, the highest level and then the newest first; none for ""
-	RefusedHardware(hardwareID string) (ccm.ClientID, error)                   // a device with that HardwareID1 that is blocked, else one that is [Device.Rejected] and not obsolete, or ErrNotFound
-	RefusedIdentity(identity string) (ccm.ClientID, error)                     // the same of devices that have proved the identity
+	RefusedHardware(hardwareID string, limit int) ([]ccm.ClientID, error)      // the devices with that HardwareID1 that are blocked, then those that are [Device.Rejected] and not obsolete, each by client id; none for ""
+	RefusedIdentity(identity string, limit int) ([]ccm.ClientID, error)        // the same of devices that have proved the identity
 	IdentityReplaced(identity string, since time.Time) (int, error)            // how many devices have replaced others that had proved the identity, since then
 	BlockedKeys() ([]proof.KeyThumbprint, error)                               // keys of all blocked devices, sorted
-	ReplacedKeys() (map[proof.KeyThumbprint]ccm.ClientID, error)               // keys of obsolete devices and former keys, with the device that replaced them
+	ReplacedKeys() (map[proof.KeyThumbprint]Replaced, error)                   // keys of obsolete devices and former keys
 	FormerKey(key proof.KeyThumbprint) (ccm.ClientID, error)                   // the device that had the key before it got another, or ErrNotFound
 	PutFormerKey(key proof.KeyThumbprint, id ccm.ClientID, at time.Time) error // no error when it is there
 	PutDevice(d Device) error                                                  // insert or replace by client id; ErrExists when another client id has the key

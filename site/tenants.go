@@ -196,6 +196,9 @@ func (s *Site) Onboarded() []Tenant { return s.current.Load().tenants }
 // EnableTenant lets a tenant's tokens in, or with enabled false keeps them out. Devices keep their record, but the site's tokens that came by a
 // disabled tenant are refused at once.
 func (s *Site) EnableTenant(ctx context.Context, id string, enabled bool, by, why string) error {
+	if err := signed(by, why); err != nil {
+		return err
+	}
 	action := map[bool]string{true: "tenant.enable", false: "tenant.disable"}[enabled]
 	return s.changeTenant(ctx, id, func(tx Tx, t Tenant) (bool, error) {
 		if t.Disabled == !enabled {
@@ -205,25 +208,21 @@ func (s *Site) EnableTenant(ctx context.Context, id string, enabled bool, by, wh
 		if err := tx.PutTenant(t); err != nil {
 			return false, err
 		}
-		return true, s.trust(tx, by, action, t.ID, whyOf(why))
+		return true, s.trust(tx, by, action, t.ID, map[string]string{"why": why})
 	})
 }
 
 // RemoveTenant takes a tenant away, with its keys. The effect is that of disabling it.
 func (s *Site) RemoveTenant(ctx context.Context, id, by, why string) error {
+	if err := signed(by, why); err != nil {
+		return err
+	}
 	return s.changeTenant(ctx, id, func(tx Tx, t Tenant) (bool, error) {
 		if err := tx.DeleteTenant(t.ID); err != nil {
 			return false, err
 		}
-		return true, s.trust(tx, by, "tenant.remove", t.ID, whyOf(why))
+		return true, s.trust(tx, by, "tenant.remove", t.ID, map[string]string{"why": why})
 	})
-}
-
-func whyOf(why string) map[string]string {
-	if why == "" {
-		return nil
-	}
-	return map[string]string{"why": why}
 }
 
 func (s *Site) changeTenant(ctx context.Context, id string, change func(Tx, Tenant) (bool, error)) error {

@@ -70,7 +70,7 @@ func tenantChanges(t *testing.T, w *world) {
 	if err := w.SetTenantKeys(t.Context(), id, keys, begin); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.EnableTenant(t.Context(), id, false, "anna", ""); err != nil {
+	if err := w.EnableTenant(t.Context(), id, false, "anna", "try it"); err != nil {
 		t.Fatal(err)
 	}
 	change := func(ask token.Tenant, wrote string) site.Tenant {
@@ -165,7 +165,7 @@ func tenantsRefused(t *testing.T, w *world) {
 	if _, err := w.AddTenant(t.Context(), token.Tenant{ID: "corp", Resource: "api://x"}, "anna"); err != nil {
 		t.Errorf("a change when all places are taken: %v", err)
 	}
-	refused(t, "enabling one that is not there", w.EnableTenant(t.Context(), "nobody", true, "anna", ""), catalog.NotFound)
+	refused(t, "enabling one that is not there", w.EnableTenant(t.Context(), "nobody", true, "anna", "try it"), catalog.NotFound)
 }
 
 func tenantKeys(t *testing.T, w *world) {

@@ -21,6 +21,13 @@ func (e TrustEntry) Sum() string {
 	return hex.EncodeToString(sum[:])
 }
 
+// Actions of the site itself when the store turned out to be an older copy.
+const (
+	actionOlder    = "site.older"
+	actionKept     = "revocation.kept"
+	actionRootKept = "root.kept"
+)
+
 // trust appends one entry to the trust log inside the transaction of the change that it records.
 func (s *Site) trust(tx Tx, actor, action, subject string, detail map[string]string) error {
 	head, err := tx.TrustHead()

@@ -52,8 +52,8 @@ func oneEntryEach(t *testing.T, w *world) {
 		{"device.reject", "anna", func() error { _, err := w.Reject(ctx, id, "anna", "seen"); return err }},
 		{"device.block", "anna", func() error { _, err := w.Block(ctx, id, "anna", "seen"); return err }},
 		{"device.unblock", "anna", func() error { _, err := w.Unblock(ctx, id, "anna", "seen"); return err }},
-		{"token.block", "anna", func() error { _, err := w.BlockBulkToken(ctx, bulk.ID, true, "anna"); return err }},
-		{"token.unblock", "anna", func() error { _, err := w.BlockBulkToken(ctx, bulk.ID, false, "anna"); return err }},
+		{"token.block", "anna", func() error { _, err := w.BlockBulkToken(ctx, bulk.ID, true, "anna", "try it"); return err }},
+		{"token.unblock", "anna", func() error { _, err := w.BlockBulkToken(ctx, bulk.ID, false, "anna", "try it"); return err }},
 		{"policy.add", "anna", func() error { w.add(t, site.NewPolicy{ID: "P1", All: true}); return nil }},
 		{"policy.remove", "anna", func() error { return w.RemovePolicy(ctx, "P1", "anna") }},
 		{"setting.set", "anna", func() error { return w.Set(ctx, "approval.mode", "manual", "anna") }},
@@ -63,11 +63,11 @@ func oneEntryEach(t *testing.T, w *world) {
 			_, err := w.Acknowledge(ctx, w.ack(key, func(a *token.Ack) { a.CSR = requestFor(key) }))
 			return err
 		}},
-		{"gateway.remove", "anna", func() error { return w.RemoveGateway(ctx, "gw.example.com", "anna") }},
+		{"gateway.remove", "anna", func() error { return w.RemoveGateway(ctx, "gw.example.com", "anna", "try it") }},
 		{"connector.invite", "anna", func() error { code = w.invite(t, "hq-1"); return nil }},
 		{"connector.join", "site", func() error { _, _, err := w.Join(ctx, code, requestFor(newECKey())); return err }},
-		{"connector.block", "anna", func() error { return w.BlockConnector(ctx, "hq-1", true, "anna") }},
-		{"connector.unblock", "anna", func() error { return w.BlockConnector(ctx, "hq-1", false, "anna") }},
+		{"connector.block", "anna", func() error { return w.BlockConnector(ctx, "hq-1", true, "anna", "try it") }},
+		{"connector.unblock", "anna", func() error { return w.BlockConnector(ctx, "hq-1", false, "anna", "try it") }},
 		{"site.restore", "anna", func() error { return w.Restored(ctx, "anna") }},
 		{"management-point.enlist", "site", func() error { _, err := w.Enlist(ctx, site.ManagementPoint{FQDN: "mp1.example.com"}); return err }},
 	}

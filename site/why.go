@@ -138,6 +138,10 @@ func whyObsolete(f *DeviceFacts) *ruling {
 		return nil
 	}
 	o := f.Device.Obsolete
+	if o.By == f.Device.ClientID { // of a device that changed its key after the backup that was restored
+		return &ruling{catalog.DeviceObsolete, certain, "every door of the site", fmt.Sprintf("at %s: %s, and which one is not known here", moment(o.At), o.Why),
+			[]string{"To enrol again with the key that it has now: postern token new, then enrol the device with it"}}
+	}
 	return &ruling{catalog.DeviceObsolete, certain, "every door of the site", fmt.Sprintf("at %s the record %s (%s) took its place: %s", moment(o.At), o.By, or(f.Successor, "which is gone too"), o.Why),
 		[]string{"Ask about the record that took its place: postern device why " + string(o.By)}}
 }
@@ -366,11 +370,15 @@ func (f *DeviceFacts) unknown(d *Diagnosis) {
 	add := func(format string, arguments ...any) {
 		d.Undecided = append(d.Undecided, fmt.Sprintf(format, arguments...))
 	}
+	own := "To be looked at from its own side: postern client status on the device, and its logs to postern explain; a ConfigMgr client's logs serve as well"
+	if len(f.Gateways) > 0 {
+		add("what a gateway refuses by itself (a token that has ended or is blocked, a key that it does not know) stands in that gateway's own log, and the site hears only how often")
+		own += ". Then the gateway's own logs: postern explain FOLDER there"
+	}
+	d.Needs = []string{own}
 	if f.Device == nil {
-		d.Stopped = ""
 		add("no device with that id, name or key is registered, no refusal and no waiting registration names it, no client id is reserved for it, and the trust log does not know it")
 		add("a device that is refused before it registers is known by its address and key only: ask by the address that it comes from, or by its key")
-		d.Needs = []string{"To be looked at from its own side: postern client status on the device, and its logs to postern explain; a ConfigMgr client's logs serve as well"}
 		return
 	}
 	add("it is registered, nothing at the site refuses it, and it has not been heard since %s", momentOr(f.accepted()))
@@ -378,7 +386,6 @@ func (f *DeviceFacts) unknown(d *Diagnosis) {
 		add("that is longer than a self-prove token lives (%d days): when it comes back by its key alone, it comes into quarantine", int(f.SelfProveLife/day))
 	}
 	add("whether it is switched off, has no network or is stopped on the way, its own logs say, and not the site's")
-	d.Needs = []string{"To be looked at from its own side: postern client status on the device, and its logs to postern explain"}
 }
 
 // tried is what is known of its attempts. What came again in a row is told once.

@@ -58,6 +58,9 @@ func TestWhy(t *testing.T) {
 		f.Device.Block = site.Block{Blocked: true, By: "anna", Why: "stolen", At: f.At.Add(-time.Hour)}
 	}
 	obsolete := func(f *site.DeviceFacts) { f.Device.Obsolete = site.Obsolete{By: clientID(2), Why: "merged"} }
+	rekeyed := func(f *site.DeviceFacts) {
+		f.Device.Obsolete = site.Obsolete{By: f.Device.ClientID, Why: "the device has another key"}
+	}
 	quarantined := func(f *site.DeviceFacts) {
 		f.Device.Quarantine = site.Quarantine{Since: f.At.Add(-time.Hour), Why: "not heard for long"}
 	}
@@ -86,6 +89,7 @@ func TestWhy(t *testing.T) {
 		{"what refuses nothing is no refusal", known(event(catalog.RegistrationIDTaken, "registration", time.Minute)), catalog.DeviceTalks, "certain", "", ""},
 		{"blocked comes before the refusal that follows from it", known(blocked, event(catalog.DeviceBlocked, "token", time.Minute)), catalog.DeviceBlocked, "certain", "every door of the site", "postern device unblock wk1.example.com"},
 		{"blocked comes before all else", known(blocked, unapproved, quarantined, clock, func(f *site.DeviceFacts) { f.Running = false }), catalog.DeviceBlocked, "certain", "every door of the site", "stolen"},
+		{"its key was changed after the backup that was restored", known(rekeyed), catalog.DeviceObsolete, "certain", "every door of the site", "postern token new"},
 		{"obsolete", known(obsolete), catalog.DeviceObsolete, "certain", "every door of the site", "postern device why " + string(clientID(2))},
 		{"the management point does not run", known(func(f *site.DeviceFacts) { f.Running = false }), catalog.SiteNotRunning, "certain", "before the site", "postern serve mp"},
 		{"its tenant is switched off", known(tenant(true, true)), catalog.EntraTenantDisabled, "certain", "token service", "t1"},
@@ -113,6 +117,7 @@ func TestWhy(t *testing.T) {
 		{"healthy logs decide nothing", known(notHeardFor(72*time.Hour), logs(catalog.Healthy)), "", "", "", ""},
 
 		{"nothing of it ever came", known(unregistered), "", "", "", "no device with that id"},
+		{"what a gateway refuses by itself is not known here", known(unregistered, gatewayHeard(time.Second)), "", "", "", "postern explain FOLDER there"},
 		{"refused before it registered", known(unregistered, event(catalog.BulkTokenUsedUp, "token", time.Minute)), catalog.BulkTokenUsedUp, "likely", "token service", "token new"},
 		{"its registration waits", known(unregistered, func(f *site.DeviceFacts) {
 			f.Waiting = []site.WaitingRegistration{{Name: "wk1", ClientID: clientID(3), Received: begin}}
@@ -203,4 +208,45 @@ func TestDeviceFacts(t *testing.T) {
 	w.registered(t, signed(), device(2).request())
 	_, err = w.DeviceFacts(t.Context(), "wk1")
 	refused(t, "two of one name", err, catalog.DeviceAmbiguous)
+	for _, d := range must(w.Devices(t.Context(), site.DeviceFilter{})) {
+		if !strings.Contains(err.Error(), string(d.ClientID)) {
+			t.Errorf("two of one name: %s is not among those to choose from: %v", d.ClientID, err)
+		}
+	}
+}
+
+// TestWhyOfALife asks about one real device from its first day on, by id and by name, and about the verdict alone: the facts are the store's.
+func TestWhyOfALife(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, t.TempDir()+"/site.db")
+	id := clientID(0)
+	asked := func(step string, want catalog.Code, says string) {
+		t.Helper()
+		for _, who := range []string{string(id), "wk1"} {
+			f := must(w.DeviceFacts(t.Context(), who))
+			f.Running = true
+			d := site.Why(f)
+			var code catalog.Code
+			if d.Verdict != nil {
+				code = d.Verdict.Code
+			}
+			if text := strings.Join(slices.Concat(d.Because, d.Needs, d.Undecided), "\n"); code != want || !strings.Contains(text, says) {
+				t.Errorf("%s, asked by %s: got %q, want %q with %q in\n%s", step, who, code, want, says, text)
+			}
+		}
+	}
+	id = w.registered(t, signed(), device(1).request()).Device.ClientID
+	asked("registered by its key alone", catalog.SymptomNotApproved, "postern device approve")
+	must(w.Approve(t.Context(), id, proof.LevelManaged, "anna", "seen"))
+	w.Seen(id)
+	asked("approved", catalog.DeviceTalks, "was accepted at")
+	w.clock.advance(365 * 24 * time.Hour)
+	asked("a year asleep", "", "longer than a self-prove token lives")
+	must(w.comeBack(t, 1, id))
+	asked("back by its key alone", catalog.DeviceQuarantined, "postern device release")
+	must(w.Block(t.Context(), id, "anna", "stolen"))
+	if _, err := w.comeBack(t, 1, id); err == nil {
+		t.Error("a blocked device came back")
+	}
+	asked("blocked", catalog.DeviceBlocked, "stolen")
 }

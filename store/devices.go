@@ -258,34 +258,32 @@ const (
 	someRefused     = "select 1 from devices where blocked union all select 1 from devices where " + rejected + " limit 1"
 	refusedHardware = `select client_id from (
 	select 1 as turn, client_id from devices where blocked and hardware_id1 = $1 union all
-	select 2 as turn, client_id from devices where ` + rejected + ` and hardware_id1 = $2
-) as refused order by turn, client_id limit 1`
+	select 2 as turn, client_id from devices where not blocked and ` + rejected + ` and hardware_id1 = $2
+) as refused order by turn, client_id limit $3`
 	refusedIdentity = `select client_id from (
 	select 1 as turn, client_id from devices where substr(proved, 1, 64) = substr($1, 1, 64) and proved <> '' and blocked and proved = $2 union all
-	select 2 as turn, client_id from devices where substr(proved, 1, 64) = substr($3, 1, 64) and proved <> '' and ` + rejected + ` and proved = $4
-) as refused order by turn, client_id limit 1`
+	select 2 as turn, client_id from devices where not blocked and substr(proved, 1, 64) = substr($3, 1, 64) and proved <> '' and ` + rejected + ` and proved = $4
+) as refused order by turn, client_id limit $5`
 )
 
 // RefusedHardware implements site.Devices. An empty hardware id names no device.
-func (t *tx) RefusedHardware(hardwareID string) (ccm.ClientID, error) {
-	return t.refused(hardwareID, refusedHardware, hardwareID, hardwareID)
+func (t *tx) RefusedHardware(hardwareID string, limit int) ([]ccm.ClientID, error) {
+	return t.refused(hardwareID, refusedHardware, hardwareID, hardwareID, limitOf(limit))
 }
 
 // RefusedIdentity implements site.Devices. No identity names no device.
-func (t *tx) RefusedIdentity(identity string) (ccm.ClientID, error) {
-	return t.refused(identity, refusedIdentity, identity, identity, identity, identity)
+func (t *tx) RefusedIdentity(identity string, limit int) ([]ccm.ClientID, error) {
+	return t.refused(identity, refusedIdentity, identity, identity, identity, identity, limitOf(limit))
 }
 
-func (t *tx) refused(by, query string, args ...any) (ccm.ClientID, error) {
+func (t *tx) refused(by, query string, args ...any) ([]ccm.ClientID, error) {
 	if by == "" {
-		return "", site.ErrNotFound
+		return nil, nil
 	}
-	if some, err := t.someRefused(); err != nil {
-		return "", err
-	} else if !some {
-		return "", site.ErrNotFound
+	if some, err := t.someRefused(); err != nil || !some {
+		return nil, err
 	}
-	return one(t, query, value[ccm.ClientID], args...)
+	return many(t, query, value[ccm.ClientID], args...)
 }
 
 // someRefused reports whether devices may be blocked or rejected.
@@ -307,13 +305,14 @@ func (t *tx) BlockedKeys() ([]proof.KeyThumbprint, error) {
 }
 
 // ReplacedKeys implements site.Devices.
-func (t *tx) ReplacedKeys() (map[proof.KeyThumbprint]ccm.ClientID, error) {
-	replaced := map[proof.KeyThumbprint]ccm.ClientID{}
-	const query = "select key_thumbprint, obsolete_by from devices where obsolete_by <> '' union all select key_thumbprint, client_id from former_keys"
+func (t *tx) ReplacedKeys() (map[proof.KeyThumbprint]site.Replaced, error) {
+	replaced := map[proof.KeyThumbprint]site.Replaced{}
+	const query = `select key_thumbprint, obsolete_by, obsolete_at from devices where obsolete_by <> ''
+	union all select key_thumbprint, client_id, since from former_keys`
 	return replaced, t.query(query, nil, func(r row) error {
 		var key proof.KeyThumbprint
-		var by ccm.ClientID
-		err := r.Scan(&key, &by)
+		var by site.Replaced
+		err := r.Scan(&key, &by.By, instant{&by.At})
 		replaced[key] = by
 		return err
 	})

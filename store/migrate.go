@@ -39,6 +39,25 @@ func newest(p *goose.Provider) int64 {
 	return version
 }
 
+// judge refuses a schema that is not the one this binary knows, and changes nothing.
+func judge(ctx context.Context, p *goose.Provider) error {
+	version, err := p.GetDBVersion(ctx)
+	if err != nil {
+		return catalog.Wrap(catalog.StoreMigration, err, "the schema version of the database cannot be read")
+	}
+	switch known := newest(p); {
+	case version > known:
+		return newerSchema(version, known)
+	case version < known:
+		return catalog.Errorf(catalog.StoreOlderSchema, "the database has schema version %d; this binary brings it to %d when the management point starts", version, known)
+	}
+	return nil
+}
+
+func newerSchema(version, known int64) error {
+	return catalog.Errorf(catalog.StoreNewerSchema, "the database has schema version %d; this binary knows versions up to %d", version, known)
+}
+
 // migrate brings the schema forward. before is called with the present version when there is something to do.
 func migrate(ctx context.Context, p *goose.Provider, before func(version int64) error) error {
 	version, err := p.GetDBVersion(ctx)
@@ -48,7 +67,7 @@ func migrate(ctx context.Context, p *goose.Provider, before func(version int64) 
 	known := newest(p)
 	switch {
 	case version > known:
-		return catalog.Errorf(catalog.StoreNewerSchema, "the database has schema version %d; this binary knows versions up to %d", version, known)
+		return newerSchema(version, known)
 	case version == known:
 		return nil
 	}

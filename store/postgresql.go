@@ -45,6 +45,12 @@ func OpenPostgreSQL(ctx context.Context, dsn string, o Options) (*Store, error) 
 	}
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	b := &postgresBackend{pool: pool, now: o.Now, log: o.Log, cancel: cancel}
+	if o.ReadOnly {
+		if err := b.judge(ctx); err != nil {
+			return nil, errors.Join(err, b.close())
+		}
+		return &Store{backend: b, changes: newSubscribers()}, nil
+	}
 	if err := b.migrate(ctx); err != nil {
 		return nil, errors.Join(err, b.close())
 	}
@@ -72,6 +78,9 @@ func postgresConfig(dsn string, o Options) (*pgxpool.Config, error) {
 	}
 	parameters := config.ConnConfig.RuntimeParams
 	parameters["timezone"] = "UTC"
+	if o.ReadOnly {
+		parameters["default_transaction_read_only"] = "on"
+	}
 	// A node that hangs with the write lock must not stop the others for ever.
 	parameters["idle_in_transaction_session_timeout"] = "15s"
 	if parameters["application_name"] == "" {
@@ -88,6 +97,14 @@ type postgresBackend struct {
 	log     *slog.Logger
 	cancel  context.CancelFunc
 	running sync.WaitGroup
+}
+
+// judge refuses a schema that is not this binary's.
+func (b *postgresBackend) judge(ctx context.Context) error {
+	if err := b.pool.Ping(ctx); err != nil {
+		return unavailable(postgresError(err, true))
+	}
+	return b.withMigrator(func(p *goose.Provider) error { return judge(ctx, p) })
 }
 
 // migrate brings the schema forward, one node at a time.

@@ -37,27 +37,25 @@ func TestBlockAndReservationOfAnotherProcess(t *testing.T) {
 	one, other := pair(t)
 	device := filled(1)
 	device.Record.HardwareID1 = "hardware"
-	blocked := func(s *Store) (id ccm.ClientID) {
+	blocked := func(s *Store) (ids []ccm.ClientID) {
 		t.Helper()
 		update(t, s, func(tx site.Tx) (err error) {
-			if id, err = tx.RefusedHardware("hardware"); err == site.ErrNotFound {
-				return nil
-			}
+			ids, err = tx.RefusedHardware("hardware", 0)
 			return err
 		})
-		return id
+		return ids
 	}
 	update(t, one, func(tx site.Tx) error { return tx.PutDevice(device) })
 	for n, block := range []bool{false, true, false, true} {
 		device.Block.Blocked = block
 		update(t, []*Store{one, other}[n/2], func(tx site.Tx) error {
-			if _, err := tx.RefusedHardware("hardware"); err != nil && err != site.ErrNotFound { // which the writer then remembers
+			if _, err := tx.RefusedHardware("hardware", 0); err != nil { // which the writer then remembers
 				return err
 			}
 			return tx.PutDevice(device)
 		})
 		for _, s := range []*Store{one, other} {
-			if got := blocked(s) != ""; got != block {
+			if got := len(blocked(s)) > 0; got != block {
 				t.Errorf("step %d: blocked %v, want %v", n, got, block)
 			}
 		}
@@ -194,7 +192,7 @@ func TestTwinsAreFoundByIndex(t *testing.T) {
 		t.Fatal(err)
 	}
 	for query, args := range map[string][]any{
-		sameHardware: {"a"}, byIdentity: {"a", "a", int64(8)}, identityReplaced: {"a", int64(1), "a"}, someRefused: {}, refusedHardware: {"a", "a"}, refusedIdentity: {"a", "a", "a", "a"},
+		sameHardware: {"a"}, byIdentity: {"a", "a", int64(8)}, identityReplaced: {"a", int64(1), "a"}, someRefused: {}, refusedHardware: {"a", "a", int64(8)}, refusedIdentity: {"a", "a", "a", "a", int64(8)},
 	} {
 		var plan []string
 		err := s.View(t.Context(), func(v site.Tx) error {

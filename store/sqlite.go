@@ -27,12 +27,22 @@ func OpenSQLite(ctx context.Context, path string, o Options) (*Store, error) {
 }
 
 func openSQLiteWith(ctx context.Context, path string, o Options, files fs.FS) (*Store, error) {
-	if err := makeFile(path); err != nil {
+	open := makeFile
+	if o.ReadOnly {
+		open = readable
+	}
+	if err := open(path); err != nil {
 		return nil, catalog.Wrap(catalog.StoreUnavailable, err, "the database file %s cannot be opened", path)
 	}
 	b, err := openSQLite(path, o)
 	if err != nil {
 		return nil, err
+	}
+	if o.ReadOnly {
+		if err := b.judge(ctx, files); err != nil {
+			return nil, errors.Join(err, b.close())
+		}
+		return &Store{backend: b, changes: newSubscribers()}, nil
 	}
 	if err := b.migrate(ctx, files); err != nil {
 		return nil, errors.Join(err, b.close())
@@ -62,7 +72,7 @@ type sqliteBackend struct {
 	path     string
 	writing  driver.Connector
 	reading  driver.Connector
-	writers  *sql.DB // for the migrations
+	writers  *sql.DB // for the migrations; of a store that is read only, for what is known of them
 	writer   *sqliteSession
 	idle     chan *sqliteSession // readers not in use; nil stands for one not opened yet
 	memory   *memory
@@ -85,6 +95,9 @@ func openSQLite(path string, o Options) (*sqliteBackend, error) {
 		return nil, fmt.Errorf("open SQLite: %w", err)
 	}
 	b.writers = sql.OpenDB(b.writing)
+	if o.ReadOnly {
+		b.writers = sql.OpenDB(b.reading)
+	}
 	readers := o.Readers
 	if readers <= 0 {
 		readers = 4
@@ -118,6 +131,32 @@ func makeFile(path string) error {
 	return f.Close()
 }
 
+func readable(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// judge refuses a schema that is not this binary's.
+func (b *sqliteBackend) judge(ctx context.Context, files fs.FS) error {
+	if err := b.database(ctx, files); err != nil {
+		return err
+	}
+	return judge(ctx, b.migrator)
+}
+
+// database tells a file that is no database, and makes the migrator of one that is.
+func (b *sqliteBackend) database(ctx context.Context, files fs.FS) (err error) {
+	var tables int
+	if err := b.writers.QueryRowContext(ctx, "select count(*) from sqlite_schema").Scan(&tables); err != nil {
+		return sqliteError(err) // and not that a migration does not work
+	}
+	b.migrator, err = newMigrator(goose.DialectSQLite3, b.writers, files, "sqlite")
+	return err
+}
+
 // migrate brings the schema forward, one process at a time.
 func (b *sqliteBackend) migrate(ctx context.Context, files fs.FS) error {
 	lock := flock.New(b.path+".lock", flock.SetPermissions(0o600))
@@ -125,12 +164,7 @@ func (b *sqliteBackend) migrate(ctx context.Context, files fs.FS) error {
 		return catalog.Wrap(catalog.StoreMigration, err, "another process migrates the database, or its folder cannot be written")
 	}
 	defer lock.Close()
-	var tables int
-	err := b.writers.QueryRowContext(ctx, "select count(*) from sqlite_schema").Scan(&tables)
-	if err != nil {
-		return sqliteError(err) // tells a file that is no database from a migration that does not work
-	}
-	if b.migrator, err = newMigrator(goose.DialectSQLite3, b.writers, files, "sqlite"); err != nil {
+	if err := b.database(ctx, files); err != nil {
 		return err
 	}
 	return migrate(ctx, b.migrator, func(version int64) error {

@@ -22,6 +22,9 @@ type Options struct {
 	Readers int
 	// Remembered is the largest number of ids that an SQLite store remembers at once; 1<<20 when 0.
 	Remembered int
+	// ReadOnly opens a database only to look at it. Nothing is made, migrated or written: what is not there is refused with the code StoreUnavailable, a schema
+	// that is not this binary's with StoreOlderSchema or StoreNewerSchema, and every Update and Remember with StoreReadOnly. Changes tells of nothing.
+	ReadOnly bool
 	// NoSync lets SQLite answer before the disk has the change: a power loss takes the newest changes away. Only for throw-away sites and tests.
 	NoSync bool
 	// Now is the clock; time.Now when nil.
@@ -52,7 +55,7 @@ func (o Options) withDefaults() Options {
 // Store is an open database. It implements site.Store; all methods are safe for concurrent use.
 type Store struct {
 	backend backend
-	writer  *writer
+	writer  *writer // nil in a store that is opened read-only
 	changes *subscribers
 	close   sync.Once
 	closed  error
@@ -71,7 +74,7 @@ type backend interface {
 
 // Open opens the database at address: a PostgreSQL address (postgres:// or postgresql://), or else the path of an SQLite file, which is
 // made when it does not exist. The schema is brought up to date first; a schema newer than this binary is refused (catalog code
-// StoreNewerSchema). An SQLite file is copied to PATH.bak-VERSION-TIME before it is migrated.
+// StoreNewerSchema). An SQLite file is copied to PATH.bak-VERSION-TIME before it is migrated. [Options.ReadOnly] does none of that.
 func Open(ctx context.Context, address string, o Options) (*Store, error) {
 	switch {
 	case strings.HasPrefix(address, "postgres://"), strings.HasPrefix(address, "postgresql://"):
@@ -103,6 +106,9 @@ func (s *Store) View(ctx context.Context, read func(site.Tx) error) error {
 // When PostgreSQL goes away during the commit itself, the outcome is not known: the error wraps site.ErrUnavailable although the change may
 // have been kept. Changes are idempotent for that reason.
 func (s *Store) Update(ctx context.Context, change func(site.Tx) error) error {
+	if s.writer == nil {
+		return errLookedAt()
+	}
 	return s.writer.update(ctx, change)
 }
 
@@ -110,6 +116,9 @@ func (s *Store) Update(ctx context.Context, change func(site.Tx) error) error {
 func (s *Store) Remember(ctx context.Context, id string, until time.Time) (bool, error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
+	}
+	if s.writer == nil {
+		return false, errLookedAt()
 	}
 	return s.backend.remember(ctx, id, until)
 }
@@ -127,7 +136,9 @@ func (s *Store) SchemaVersion(ctx context.Context) (int64, error) { return s.bac
 // Close implements site.Store. Closing twice is harmless.
 func (s *Store) Close() error {
 	s.close.Do(func() {
-		s.writer.close()
+		if s.writer != nil {
+			s.writer.close()
+		}
 		s.changes.close()
 		if err := s.backend.close(); err != nil {
 			s.closed = fmt.Errorf("close store: %w", err)
@@ -139,4 +150,9 @@ func (s *Store) Close() error {
 // errClosed is what a closed store answers.
 func errClosed() error {
 	return catalog.Wrap(catalog.StoreClosed, site.ErrUnavailable, "the database is closed")
+}
+
+// errLookedAt is what a store that was opened read-only answers to a change.
+func errLookedAt() error {
+	return catalog.Wrap(catalog.StoreReadOnly, site.ErrUnavailable, "the database was opened only to be looked at")
 }

@@ -187,6 +187,69 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 	})
 }
 
+// TestReadOnly: who only looks makes, migrates and writes nothing.
+func TestReadOnly(t *testing.T) {
+	both(t, func(t *testing.T, address string) {
+		look := func() (*store.Store, error) {
+			return store.Open(t.Context(), address, store.Options{ReadOnly: true})
+		}
+		if !strings.HasPrefix(address, "postgres:") {
+			_, err := look()
+			hasCode(t, "what is not there", err, catalog.StoreUnavailable)
+			if _, err := os.Stat(address); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("looking made the file: %v", err)
+			}
+		}
+		running := open(t, address)
+		register(t, running, 1)
+		version, err := running.SchemaVersion(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := look()
+		if err != nil {
+			t.Fatal(err)
+		}
+		register(t, running, 1) // it goes on meanwhile
+		if n := checkChain(t, s); n != 2 {
+			t.Errorf("%d entries are seen, want 2", n)
+		}
+		err = s.Update(t.Context(), func(tx site.Tx) error { return tx.PutSetting("a", "b") })
+		hasCode(t, "update", err, catalog.StoreReadOnly)
+		_, err = s.Remember(t.Context(), "a", time.Now().Add(time.Hour))
+		hasCode(t, "remember", err, catalog.StoreReadOnly)
+		if seen, err := s.SchemaVersion(t.Context()); err != nil || seen != version {
+			t.Errorf("version %d, %v; want %d", seen, err, version)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		running.Close()
+		for _, test := range []struct {
+			name, change, back string
+			code               catalog.Code
+		}{
+			{"older", fmt.Sprint("update schema_version set version_id = -1 where version_id = ", version), fmt.Sprint("update schema_version set version_id = ", version, " where version_id = -1"), catalog.StoreOlderSchema},
+			{"newer", "insert into schema_version (version_id, is_applied) values (9999, true)", "delete from schema_version where version_id = 9999", catalog.StoreNewerSchema},
+		} {
+			if err := raw(t, address, test.change); err != nil {
+				t.Fatal(err)
+			}
+			_, err := look()
+			hasCode(t, test.name, err, test.code)
+			if err := raw(t, address, test.back); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if copies, err := filepath.Glob(address + ".bak-*"); len(copies) != 0 {
+			t.Errorf("looking made copies: %v, %v", copies, err)
+		}
+		if n := checkChain(t, open(t, address)); n != 2 {
+			t.Errorf("%d entries afterwards, want 2", n)
+		}
+	})
+}
+
 func TestManyNodesOpenAtOnce(t *testing.T) {
 	both(t, func(t *testing.T, address string) {
 		var all sync.WaitGroup

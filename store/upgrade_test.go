@@ -71,6 +71,51 @@ func TestUpgradeFromTheFirstSchema(t *testing.T) {
 	}
 }
 
+// TestUpgradeOfGateways: of a gateway that an earlier version listed it is not known when it confirmed.
+func TestUpgradeOfGateways(t *testing.T) {
+	before := fstest.MapFS{}
+	files, err := fs.Glob(migrations, "migrations/sqlite/0000[1-8]*.sql")
+	if err != nil || len(files) < 6 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, name := range files {
+		text, err := fs.ReadFile(migrations, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before[name] = &fstest.MapFile{Data: text}
+	}
+	path := filepath.Join(t.TempDir(), "site.db")
+	old, err := openSQLite(path, Options{}.withDefaults())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := old.migrate(t.Context(), before); err != nil {
+		t.Fatal(err)
+	}
+	const listed = "insert into gateways (name, url, pin, acknowledged, heard, created, created_by) values ('gw', 'https://gw', 'pin', 7, 1, 1, 'anna')"
+	if _, err := old.writers.ExecContext(t.Context(), listed); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.close(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := openFile(t, path, migrations)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.View(t.Context(), func(tx site.Tx) error {
+		gateways, err := tx.Gateways()
+		if err == nil && (len(gateways) != 1 || gateways[0].Acknowledged != 7 || !gateways[0].AcknowledgedAt.IsZero() || !gateways[0].Certified.IsZero() || gateways[0].Certificate != nil) {
+			err = fmt.Errorf("got %+v", gateways)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // TestNotesSurviveARestart: what was used must not be used again because the process started anew.
 func TestNotesSurviveARestart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "site.db")

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -247,6 +248,9 @@ func (s *Source) fetch(ctx context.Context, t *tenantKeys, onlyDue bool) error {
 	var first error
 	for _, issuer := range issuers {
 		answer, err := s.ask(ctx, t.id, issuer, issuers, answers[issuer], now)
+		if err == nil {
+			err = fits(answers, issuer, answer)
+		}
 		if err != nil {
 			if first == nil {
 				first = err
@@ -303,18 +307,18 @@ func (s *Source) interval(answers map[string]fetched) time.Duration {
 // rebuild makes the key set from all answers that are not too old, and signals when it
 // is another one.
 func (s *Source) rebuild(t *tenantKeys) {
-	var keys []key
 	oldest := s.config.Now().Add(-s.config.MaxAge)
 	t.until = s.config.Now().Add(s.config.MaxAge)
-	for _, answer := range t.usable(oldest) {
-		keys = append(keys, answer.keys...)
+	answers := t.usable(oldest)
+	for _, answer := range answers {
 		if until := answer.at.Add(s.config.MaxAge); until.Before(t.until) {
 			t.until = until
 		}
 	}
 	var current json.RawMessage
-	keys, err := firstOfEach(keys)
-	if len(keys) > 0 && err == nil {
+	var err error
+	keys := firstOfEach(answers)
+	if len(keys) > 0 {
 		current, err = formatKeys(keys)
 	}
 	switch {
@@ -361,19 +365,40 @@ func (t *tenantKeys) usable(oldest time.Time) []fetched {
 }
 
 // firstOfEach keeps the first key of each name: several issuers of one tenant mostly
-// have the same keys.
-func firstOfEach(keys []key) ([]key, error) {
-	seen := make(map[string]bool, len(keys))
-	kept := keys[:0:0]
-	for _, k := range keys {
-		if !seen[k.id] {
-			seen[k.id], kept = true, append(kept, k)
+// have the same keys. The keys of one answer are kept together or not at all, so that one
+// too many never costs those of the others: [fits] lets none come, and what an earlier
+// process left, which is the last, makes room.
+func firstOfEach(answers []fetched) (keys []key) {
+	seen := map[string]bool{}
+	for _, answer := range answers {
+		more := slices.DeleteFunc(slices.Clone(answer.keys), func(k key) bool { return seen[k.id] })
+		if len(keys)+len(more) > maxKeys {
+			continue
+		}
+		for _, k := range more {
+			seen[k.id] = true
+		}
+		keys = append(keys, more...)
+	}
+	slices.SortFunc(keys, func(a, b key) int { return strings.Compare(a.id, b.id) })
+	return keys
+}
+
+// fits refuses an answer with whose keys a tenant would have too many. The issuer's last
+// answer stays in use, as after any other fault.
+func fits(answers map[string]fetched, issuer string, answer fetched) error {
+	all := maps.Clone(answers)
+	all[issuer] = answer
+	names := map[string]bool{}
+	for _, one := range all {
+		for _, k := range one.keys {
+			names[k.id] = true
 		}
 	}
-	if len(kept) > maxKeys {
-		return nil, catalog.Errorf(catalog.EntraKeySet, "%d keys from all issuers, the limit is %d", len(kept), maxKeys)
+	if len(names) > maxKeys {
+		return catalog.Errorf(catalog.EntraKeySet, "%d keys with those of the tenant's other issuers, the limit is %d", len(names), maxKeys)
 	}
-	return distinct(kept)
+	return nil
 }
 
 // Refresh fetches the tenant's keys now. Within the floor since the last fetch the

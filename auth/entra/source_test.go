@@ -607,3 +607,59 @@ func TestSilentIssuerBesideAGoodOne(t *testing.T) {
 		t.Errorf("the other issuer was not asked: %+v", s.Status())
 	}
 }
+
+// TestOneIssuerWithTooManyKeys: an issuer whose keys do not fit beside those of the tenant's other issuers is at fault alone, and its last keys stay; so does
+// everybody else's, and what an earlier process left makes room for what is fresh.
+func TestOneIssuerWithTooManyKeys(t *testing.T) {
+	many := func(name string, n int) (keys []jose.JSONWebKey) {
+		for i := range n {
+			key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+			if err != nil {
+				t.Fatal(err)
+			}
+			keys = append(keys, jose.JSONWebKey{Key: key.Public(), KeyID: fmt.Sprint(name, "-", i)})
+		}
+		return keys
+	}
+	steady, growing, clock := newProvider(t), newProvider(t), newClock()
+	few, more := many("steady", 30), many("growing", 40)
+	serve := func(p *provider, keys ...jose.JSONWebKey) {
+		p.keys = func(w http.ResponseWriter, _ *http.Request) { p.write(w, keySetOf(keys...)) }
+	}
+	serve(steady, few...)
+	serve(growing, more[:30]...)
+	tenant := token.Tenant{ID: "realm", Issuers: []string{growing.issuer(), steady.issuer()}, Audiences: []string{"https://ConfigMgrService"}}
+	source := func() *Source {
+		return NewSource(SourceConfig{Tenants: func() []token.Tenant { return []token.Tenant{tenant} }, LoopbackHTTP: true, Now: clock.Now})
+	}
+	s := source()
+	if err := s.Refresh(t.Context(), "realm"); err != nil {
+		t.Fatal(err)
+	}
+	kept := s.Keys("realm")
+	serve(growing, more...)
+	clock.pass(time.Hour)
+	if err := s.Refresh(t.Context(), "realm"); catalog.CodeOf(err) != catalog.EntraKeySet {
+		t.Errorf("70 keys: %v", err)
+	}
+	if status := s.Status()[0]; status.Keys != 60 || !status.Stale || !bytes.Equal(s.Keys("realm"), kept) {
+		t.Errorf("the keys at hand are not those of before: %+v", status)
+	}
+	serve(growing, more[10:]...) // as many as before, ten of them new
+	clock.pass(time.Hour)
+	if err := s.Refresh(t.Context(), "realm"); err != nil || s.Status()[0].Keys != 60 || bytes.Equal(s.Keys("realm"), kept) {
+		t.Errorf("after it: %v, %+v", err, s.Status()[0])
+	}
+
+	fresh := source()
+	if err := fresh.Restore("realm", kept, clock.Now()); err != nil || fresh.Status()[0].Keys != 60 {
+		t.Fatalf("%v, %+v", err, fresh.Status())
+	}
+	steady.discovery = func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", http.StatusServiceUnavailable) }
+	if err := fresh.Refresh(t.Context(), "realm"); catalog.CodeOf(err) != catalog.EntraProviderUnreachable {
+		t.Errorf("got %v", err)
+	}
+	if got := fresh.Status()[0].Keys; got != 30 {
+		t.Errorf("%d keys, want the 30 that are fresh: 70 do not fit", got)
+	}
+}

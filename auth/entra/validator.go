@@ -15,6 +15,7 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/go-jose/go-jose/v4"
 
+	"postern/auth"
 	"postern/catalog"
 	"postern/proof"
 	"postern/token"
@@ -49,11 +50,18 @@ const maxUnknown = 64
 // Validator judges tokens of the onboarded tenants. It is safe for concurrent use.
 type Validator struct {
 	config Config
-	cache  *cache
+	cache  *auth.Cache[verified]
 
 	mu      sync.Mutex
 	sets    map[string]keySet      // by tenant, as last read
 	unknown map[TenantKey]struct{} // at most maxUnknown
+}
+
+// verified is what a token said, and the key that it was found to be signed by. Whether
+// that key still counts is asked at every use.
+type verified struct {
+	document document
+	key      proof.KeyThumbprint
 }
 
 // keySet is a tenant's key set, read; raw says from what.
@@ -74,7 +82,7 @@ func New(config Config) *Validator {
 	if config.CacheSize == 0 {
 		config.CacheSize = 10_000
 	}
-	return &Validator{config: config, cache: newCache(config.CacheSize), sets: map[string]keySet{}, unknown: map[TenantKey]struct{}{}}
+	return &Validator{config: config, cache: auth.NewCache[verified](config.CacheSize), sets: map[string]keySet{}, unknown: map[TenantKey]struct{}{}}
 }
 
 // Validate returns what the token proves and when it ends. The error is a
@@ -94,27 +102,27 @@ func (v *Validator) Validate(ctx context.Context, raw string) (proof.Cloud, time
 	}
 	now := v.config.Now()
 	hash := sha256.Sum256([]byte(raw))
-	entry, known := v.cache.get(hash)
+	entry, known := v.cache.Get(hash)
 	if !known {
 		d, err := read(raw)
 		if err != nil {
 			return proof.Cloud{}, time.Time{}, err
 		}
-		entry = cached{hash: hash, document: d}
+		entry = verified{document: d}
 	}
 	cloud, err := v.judge(ctx, raw, &entry, now)
 	if err != nil {
 		return proof.Cloud{}, time.Time{}, err
 	}
 	if !known {
-		v.cache.put(entry, now)
+		v.cache.Put(hash, entry, entry.document.claims.expires.Add(v.config.Leeway), now)
 	}
 	return cloud, entry.document.claims.expires, nil
 }
 
 // judge goes from the tenant to the key to the signature to what the token says. It
 // writes into the entry by which key the signature was found good.
-func (v *Validator) judge(ctx context.Context, raw string, entry *cached, now time.Time) (proof.Cloud, error) {
+func (v *Validator) judge(ctx context.Context, raw string, entry *verified, now time.Time) (proof.Cloud, error) {
 	c := entry.document.claims
 	tenant, err := chooseTenant(v.config.Tenants(), c)
 	if err != nil {
@@ -129,7 +137,7 @@ func (v *Validator) judge(ctx context.Context, raw string, entry *cached, now ti
 			return proof.Cloud{}, err
 		}
 	}
-	entry.key, entry.until = k.thumbprint, c.expires.Add(v.config.Leeway)
+	entry.key = k.thumbprint
 	if err := permitted(tenant, c, now, v.config.Leeway); err != nil {
 		return proof.Cloud{}, err
 	}

@@ -261,10 +261,8 @@ func TestBadTokens(t *testing.T) {
 			}
 		})
 	}
-	if got := v.cache.len(); got > 0 {
-		for _, e := range v.cache.byHash {
-			t.Errorf("cached: %+v", e.Value)
-		}
+	if got := v.cache.Len(); got > 0 {
+		t.Errorf("%d are cached", got)
 	}
 }
 
@@ -401,7 +399,7 @@ func TestRememberedTokenFollowsTheTenant(t *testing.T) {
 	}
 	check("first", "")
 	check("again", "")
-	if got := v.cache.len(); got != 1 {
+	if got := v.cache.Len(); got != 1 {
 		t.Fatalf("%d tokens are remembered", got)
 	}
 	for _, change := range []struct {
@@ -447,7 +445,7 @@ func TestCacheIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := v.cache.len(); got != 4 {
+	if got := v.cache.Len(); got != 4 {
 		t.Errorf("%d tokens are kept, want 4", got)
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,6 +22,7 @@ import (
 	"postern/diag/analyze"
 	"postern/gateway"
 	"postern/internal/role"
+	"postern/site"
 )
 
 // analyzeFlags are what a person says beside the address.
@@ -40,9 +40,11 @@ func newAnalyze(s *session) *cobra.Command {
 	var f analyzeFlags
 	c := &cobra.Command{
 		Use: "analyze https://GATEWAY | --site", Short: "Go a device's way to a gateway step by step, ours or Microsoft's, and name the step that fails", Args: cobra.MaximumNArgs(1),
-		Long: `The connection analyzer: name, connection, TLS, certificate, revocation, versions, ServiceMetadata, clock, tenant, token, client certificate,
+		Long: `The connection analyzer: name, connection, proxy, TLS, certificate, revocation, versions, ServiceMetadata, clock, tenant, token, client certificate,
 management points through the gateway, and that request at every hop. Each check says pass, warning, failure or why it was not made, how long it took,
 and what to do. GATEWAY may have the path of CCMHOSTNAME, which tells the id of the management point.
+
+Where a proxy is set for this machine (HTTPS_PROXY), it goes through it like any client here, and says whether the proxy opens TLS.
 
 It works against Microsoft's gateway too. A token is sent only over a connection whose certificate was found good, only to a gateway of ours, and never
 printed. With --state it asks as that device, whose folder may get a renewed token; nothing else changes anywhere.
@@ -90,52 +92,28 @@ Exit status 1 when something fails; warnings and what could not be told are 0. d
 	flags.StringVar(&f.clientRoots, "client-roots", "", "PEM file with the authorities that the site allows for clients")
 	flags.StringVar(&f.stateDir, "state", "", "state folder of a postern client: ask as that device")
 	flags.StringArrayVar(&f.options.Logs, "logs", nil, "log folder of a role, in which the request is looked for (may be given several times)")
-	flags.DurationVar(&f.options.Timeout, "timeout", 5*time.Second, "how long to wait for each answer")
+	flags.DurationVar(&f.options.Timeout, "timeout", diag.Patience, "how long to wait for each answer")
 	flags.BoolVar(&s.asJSON, "json", false, "print JSON")
 	c.MarkFlagsMutuallyExclusive("root-key", "ca-file")
 	return c
 }
 
-// diagnose runs checks and prints each finding as it comes, or all as JSON. It ends with status 1 when one failed.
+// diagnose runs checks and prints each finding as it comes, or all as JSON. It ends with status 1 when one failed, or when not all were made.
 func (s *session) diagnose(ctx context.Context, headline string, checks []diag.Check) error {
-	tell := func(f diag.Finding) { writeTimed(s.out, f) }
+	tell := func(f diag.Finding) { diag.Write(s.out, f) }
 	if s.asJSON {
 		tell = nil
 	} else {
 		fmt.Fprintf(s.out, "%s\n\n", headline)
 	}
 	findings := diag.Run(ctx, checks, tell)
-	if s.asJSON {
-		if err := s.print(findings, nil); err != nil {
-			return err
-		}
-	} else {
-		fmt.Fprintf(s.out, "\n%s\n", diag.Summary(findings))
+	if err := s.print(findings, func(w io.Writer) { fmt.Fprintf(w, "\n%s\n", diag.Summary(findings)) }); err != nil {
+		return err
 	}
-	if diag.Failed(findings) {
+	if diag.Failed(findings) || ctx.Err() != nil {
 		return exitError{exitFailed}
 	}
 	return nil
-}
-
-// writeTimed writes a finding as a row of the table, with the time that its check took; below it the particulars and what to do.
-func writeTimed(w io.Writer, f diag.Finding) {
-	mark := map[diag.State]string{diag.Pass: "ok  ", diag.Warn: "WARN", diag.Fail: "FAIL", diag.Skipped: "--  "}[f.State]
-	title := f.Title
-	if f.Code != "" {
-		title = string(f.Code) + " " + title
-	}
-	if f.State == diag.Skipped && !strings.Contains(f.Detail, "\n") && f.Detail != "" {
-		title, f.Detail = title+": "+f.Detail, ""
-	}
-	const lead = 29
-	fmt.Fprintf(w, "%s  %-14s%6d ms  %s\n", mark, diag.Printable(f.Check), f.Took.Milliseconds(), diag.Printable(title))
-	for line := range strings.Lines(strings.TrimRight(f.Detail, "\n")) {
-		fmt.Fprintf(w, "%*s%s\n", lead, "", diag.Printable(strings.TrimRight(line, "\n")))
-	}
-	for i, step := range f.Remedy {
-		fmt.Fprintf(w, "%*s%s%s\n", lead, "", map[bool]string{true: "do: ", false: "    "}[i == 0], strings.Join(strings.Fields(step), " "))
-	}
 }
 
 // fill reads the files that were named.
@@ -279,7 +257,7 @@ func (f *analyzeFlags) fromSite(ctx context.Context) (analyze.Site, error) {
 		if err != nil {
 			return site, err
 		}
-		site.Roles = append(site.Roles, askRole(ctx, config, path))
+		site.Roles = append(site.Roles, func(ctx context.Context) analyze.Role { return askRole(ctx, config, path) })
 		if config.Role == role.ManagementPoint {
 			if err := readSite(ctx, config, &site); err != nil {
 				return site, err
@@ -291,27 +269,19 @@ func (f *analyzeFlags) fromSite(ctx context.Context) (analyze.Site, error) {
 
 // readSite takes what the site has written down of its roles.
 func readSite(ctx context.Context, config role.Config, into *analyze.Site) error {
-	protection, err := role.ProtectionFromEnvironment()
-	if err != nil {
-		return err
-	}
-	opened, err := role.OpenSite(ctx, config, protection, time.Now, nil)
-	if err != nil {
-		return err
-	}
-	defer opened.Close()
-	st := opened.Site
-	into.Code, into.Epoch, into.RootKey = string(st.SiteCode()), st.Epoch(), st.RootPin()
-	for _, p := range st.ManagementPoints() {
-		into.ManagementPoints = append(into.ManagementPoints, analyze.Point{Name: p.Name, URL: p.InternalURL})
-	}
-	for _, g := range st.Gateways() {
-		into.Gateways = append(into.Gateways, analyze.Gateway{Name: g.Name, URL: g.URL, Pin: g.Pin, Acknowledged: g.Acknowledged, Heard: g.Heard})
-	}
-	for _, c := range st.Connectors() {
-		into.Connectors = append(into.Connectors, analyze.Connector{Name: c.Name, Expires: c.Expires, Blocked: c.Blocked})
-	}
-	return nil
+	return lookAt(ctx, config, func(st *site.Site) error {
+		into.Code, into.Epoch, into.RootKey = string(st.SiteCode()), st.Epoch(), st.RootPin()
+		for _, p := range st.ManagementPoints() {
+			into.ManagementPoints = append(into.ManagementPoints, analyze.Point{Name: p.Name, URL: p.InternalURL})
+		}
+		for _, g := range st.Gateways() {
+			into.Gateways = append(into.Gateways, analyze.Gateway{Name: g.Name, URL: g.URL, Pin: g.Pin, Acknowledged: g.Acknowledged, Heard: g.Heard})
+		}
+		for _, c := range st.Connectors() {
+			into.Connectors = append(into.Connectors, analyze.Connector{Name: c.Name, Expires: c.Expires, Blocked: c.Blocked})
+		}
+		return nil
+	})
 }
 
 func askRole(ctx context.Context, config role.Config, path string) analyze.Role {

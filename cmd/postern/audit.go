@@ -136,6 +136,9 @@ func (s *session) receive(ctx context.Context, st *site.Site) (all []token.Check
 	if err != nil {
 		return nil, fmt.Errorf("read the checkpoints: %w", err)
 	}
+	if len(content) > maxInput { // half of them would be judged as all of them
+		return nil, catalog.Errorf(catalog.CheckpointMalformed, "the checkpoints have more than %d bytes together; give fewer, the newest ones", maxInput)
+	}
 	var list []seenAt
 	for line := range strings.Lines(string(content)) {
 		raw, rest, _ := strings.Cut(strings.TrimSpace(line), "\t")
@@ -218,16 +221,20 @@ func (s *session) siteConfig() (*role.Config, error) {
 	if s.site != nil {
 		return nil, nil
 	}
-	path, err := s.findConfig()
+	config, err := s.configuration()
 	if err != nil {
 		return nil, err
 	}
-	config, err := role.Load(path)
-	return &config, err
+	return &config, nil
 }
 
 // verifyFile verifies an export without a site.
 func (s *session) verifyFile(path string, files, roots []string) error {
+	export, err := os.Open(path)
+	if err != nil {
+		return catalog.Wrap(catalog.AuditFile, err, "the export %s cannot be read", path)
+	}
+	defer export.Close()
 	elsewhere, err := s.checkpointsAt(nil, files)
 	if err != nil {
 		return err
@@ -252,11 +259,6 @@ func (s *session) verifyFile(path string, files, roots []string) error {
 		return err
 	}
 	auditor := site.NewAuditor(seen, true)
-	export, err := os.Open(path)
-	if err != nil {
-		return catalog.Wrap(catalog.AuditFile, err, "the export %s cannot be read", path)
-	}
-	defer export.Close()
 	err = site.ReadTrustExport(export, func(e site.TrustEntry) error { auditor.Add(e); return nil }, func(string) error { return nil })
 	report := auditor.Report()
 	switch {

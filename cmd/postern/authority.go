@@ -177,19 +177,25 @@ func showRevocation(w io.Writer, rule site.Revocation) {
 
 func newAuthorityRemove(s *session) *cobra.Command {
 	var why string
+	var wait *waiter
 	c := &cobra.Command{
-		Use: "remove FINGERPRINT", Short: "Take an authority off the list; certificates below it are refused from now on", Args: cobra.ExactArgs(1),
+		Use: "remove FINGERPRINT --why TEXT", Short: "Take an authority off the list; certificates below it are refused from now on", Args: cobra.ExactArgs(1),
 		Long:    "Removes the authority with that fingerprint, or with one that begins with the given 8 or more digits. Devices keep their record.",
-		Example: "  postern authority remove 3f2a91c4 --why \"renewed\"",
+		Example: "  postern authority remove 3f2a91c4 --why \"renewed\"\n  postern authority remove 3f2a91c4 --why \"its key was stolen\" --wait",
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
+			if err := wait.check(); err != nil {
+				return err
+			}
+			began := time.Now()
 			a, err := st.RemoveAuthority(ctx, arguments[0], s.actor, why)
 			if err != nil {
 				return err
 			}
-			return s.print(a, func(w io.Writer) { fmt.Fprintf(w, "Authority %s is removed.\n", a.Subject) })
+			return wait.finish(ctx, st, began, a, func(w io.Writer) { fmt.Fprintf(w, "Authority %s is removed.\n", a.Subject) })
 		}),
 	}
-	c.Flags().StringVar(&why, "why", "", "the reason, kept in the trust log")
+	wait = s.addWait(c)
+	c.Flags().StringVar(&why, "why", "", "the reason, needed; kept in the trust log")
 	return c
 }
 

@@ -82,7 +82,7 @@ func withoutValues(arguments []string) (left []string) {
 	return left
 }
 
-// takesValue reports whether the next argument is the value of this option.
+// takesValue reports whether the next argument is the value of this option. That of --wait is behind an equals sign.
 func takesValue(option string) bool {
-	return strings.HasPrefix(option, "--") && !strings.Contains(option, "=") && option != "--json" && option != "--help"
+	return strings.HasPrefix(option, "--") && !strings.Contains(option, "=") && !slices.Contains([]string{"--json", "--help", "--wait"}, option)
 }

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -138,10 +140,10 @@ Inside, SMSMP= or /mp: names the management point to ask first; it is asked whic
 The device proves itself with the machine's keytab (HOST$) when there is one, and is approved if the site trusts its domain. Without, or when Kerberos fails, it says so and waits for an administrator.
 --trust-first-use takes the site root from the first management point that answers. Whoever answers decides what the device trusts from then on; use it only where you would type "yes" to an unknown SSH key.`,
 		Example: `  postern client enrol CCMHOSTNAME=gw.example.net/CCM_Proxy_MutualAuth/72057594037927937 SMSSITECODE=P01 --root-key 9f86d0... --token-file token
-  postern client enrol CCMHOSTNAME=gw.example.net/CCM_Proxy_MutualAuth/72057594037927937 SMSSITECODE=P01 --root-key 9f86d0...     a device that has joined a tenant
+  postern client enrol CCMHOSTNAME=gw.example.net/CCM_Proxy_MutualAuth/72057594037927937 SMSSITECODE=P01 --root-key 9f86d0...     # a device that has joined a tenant
   postern client enrol CCMHOSTNAME=... SMSSITECODE=P01 --root-key 9f86d0... --certificate device.pem --certificate-key device.key
-  postern client enrol /mp:https://mp.corp.example SMSSITECODE=P01 --root-key 9f86d0...     inside; the machine's keytab proves the device
-  postern client enrol SMSMP=https://mp.corp.example --root-key 9f86d0... --no-kerberos     inside; waits for an administrator`,
+  postern client enrol /mp:https://mp.corp.example SMSSITECODE=P01 --root-key 9f86d0...     # inside; the machine's keytab proves the device
+  postern client enrol SMSMP=https://mp.corp.example --root-key 9f86d0... --no-kerberos     # inside; waits for an administrator`,
 		RunE: func(c *cobra.Command, arguments []string) error {
 			setup, err := f.setup(s, arguments)
 			if err != nil {
@@ -252,7 +254,11 @@ func writeStatus(w io.Writer, status client.Status) {
 	line("key", status.Key)
 	line("protected by", status.Protection)
 	for _, t := range status.Tokens {
-		line("token", fmt.Sprintf("%s, until %s", t.Kind, stamp(t.Expires)))
+		text := fmt.Sprintf("%s, until %s", t.Kind, stamp(t.Expires))
+		if !t.Renewal.IsZero() {
+			text += ", renewed from " + stamp(t.Renewal) + " on"
+		}
+		line("token", text)
 	}
 	for _, p := range status.Policies {
 		line("policy", fmt.Sprintf("%s version %s %s", p.PolicyID, p.Version, p.Category))
@@ -273,10 +279,13 @@ func approvalLine(status client.Status) string {
 
 func newClientStatus(s *session, f *clientFlags) *cobra.Command {
 	return &cobra.Command{
-		Use: "status", Short: "Say what state the client is in, since when, what it waits for and what protects its key", Args: cobra.NoArgs,
+		Use: "status", Short: "Say what state the client is in, since when, what it waits for, which way it goes and why, and what protects its key", Args: cobra.NoArgs,
 		Example: `  postern client status
   postern client status --json | jq -r .state`,
 		RunE: func(*cobra.Command, []string) error {
+			if _, err := os.Stat(f.dir); errors.Is(err, fs.ErrNotExist) { // to look makes no folder
+				return catalog.Errorf(catalog.ClientNotEnrolled, "there is no folder %s", f.dir)
+			}
 			agent, err := f.open(s)
 			if err != nil {
 				return err
@@ -321,9 +330,9 @@ func newClientRenew(s *session, f *clientFlags) *cobra.Command {
 	var force bool
 	c := &cobra.Command{
 		Use: "renew", Short: "Renew the client's tokens where it is time", Args: cobra.NoArgs,
-		Long: "Renews what is due, once. `postern client run` does so by itself for as long as it runs.",
+		Long: "Renews what is due, once, by whichever way is open; a device without tokens asks for the site's gateways. `postern client run` does so by itself for as long as it runs.",
 		Example: `  postern client renew
-  postern client renew --force    both tokens, due or not`,
+  postern client renew --force    # both tokens, due or not`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			return f.with(s, c.Context(), func(ctx context.Context, agent *client.Agent) error {
 				if err := agent.Renew(ctx, force); err != nil {

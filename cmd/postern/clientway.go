@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"postern/catalog"
 	"postern/client"
 )
 
@@ -20,7 +21,13 @@ func writeWay(line func(name string, value any), status client.Status) {
 		}
 		line("looks for", text)
 	}
-	if len(status.Gateways) > 0 {
+	switch {
+	case len(status.Gateways) > 0:
 		line("knows gateways", fmt.Sprintf("%s, from the site %s", strings.Join(status.Gateways, ", "), stamp(status.GatewaysHeard)))
+	case status.Way == client.WayInternet:
+	case status.GatewaysHeard.IsZero():
+		line("knows gateways", fmt.Sprintf("none yet, so there is no way in from outside (`postern code %s`)", catalog.RoamNoGateway))
+	default:
+		line("knows gateways", fmt.Sprintf("none: the site named none %s, so there is no way in from outside (`postern code %s`)", stamp(status.GatewaysHeard), catalog.RoamNoGateway))
 	}
 }

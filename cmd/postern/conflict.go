@@ -110,15 +110,7 @@ func newConflictShow(s *session) *cobra.Command {
 }
 
 func showConflict(w io.Writer, c site.Conflict) {
-	width := len("hardware id")
-	for name := range c.Evidence {
-		width = max(width, len("  "+name))
-	}
-	line := func(name string, value any) {
-		if text := fmt.Sprint(value); text != "" {
-			fmt.Fprintf(w, "%-*s %s\n", width, name, text)
-		}
-	}
+	line := aligned(w, "hardware id", c.Evidence)
 	line("conflict", c.ID)
 	line("kind", c.Kind)
 	line("state", c.State)
@@ -134,11 +126,11 @@ func showConflict(w io.Writer, c site.Conflict) {
 		line("decided by", strings.TrimSpace(fmt.Sprintf("%s at %s %s", c.By, stamp(c.Decided), c.Why)))
 	}
 	if c.State == site.ConflictWaiting {
-		fmt.Fprintf(w, "\nDecide it:\n  postern conflict merge %[1]s --why TEXT    one computer\n", c.ID)
+		fmt.Fprintf(w, "\nDecide it:\n  postern conflict merge %[1]s --why TEXT    # one computer\n", c.ID)
 		if c.Kind != site.ConflictKey {
-			fmt.Fprintf(w, "  postern conflict new %s --why TEXT      two computers\n", c.ID)
+			fmt.Fprintf(w, "  postern conflict new %s --why TEXT      # two computers\n", c.ID)
 		}
-		fmt.Fprintf(w, "  postern conflict block %s --why TEXT    a stranger\n", c.ID)
+		fmt.Fprintf(w, "  postern conflict block %s --why TEXT    # a stranger\n", c.ID)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"postern/catalog"
 	"postern/ccm"
+	"postern/diag"
 	"postern/proof"
 	"postern/site"
 )
@@ -47,7 +48,7 @@ func (f *deviceFilter) add(c *cobra.Command, levels bool) {
 	if levels {
 		flags.StringVar(&f.level, "level", "", "only devices of this level: known, managed, secrets")
 	}
-	flags.StringVar(&f.filter.Realm, "realm", "", "only devices that have proved an account of this Kerberos realm")
+	flags.StringVar(&f.filter.Realm, "realm", "", "only devices that have proved an account of this Kerberos realm, or a device of this tenant")
 	flags.StringVar(&f.filter.Domain, "domain", "", "only devices whose FQDN is in this DNS domain")
 	flags.StringVar(&f.method, "method", "", "only devices that came by this proof: message-signature, bulk-token, kerberos, pki-certificate, entra")
 	flags.StringVar(&f.since, "registered-since", "", "only devices registered then or later: a time, a date, or how long ago, as 24h")
@@ -304,7 +305,7 @@ func (a *deviceAct) execute(ctx context.Context, st *site.Site, devices []chosen
 	}
 	return a.wait.finish(ctx, st, began, out, func(w io.Writer) {
 		for _, d := range out.Devices[:min(shown, len(out.Devices))] {
-			fmt.Fprintf(w, "%s  %s  approval status %d, level %s\n", d.Name, d.ClientID, d.Status, d.Level)
+			fmt.Fprintf(w, "%s  %s  approval status %d, level %s\n", diag.Printable(d.Name), d.ClientID, d.Status, d.Level)
 		}
 		fmt.Fprintf(w, "%s: %d devices changed.\n", a.act.Verb, out.Count)
 	})
@@ -317,7 +318,7 @@ func newDeviceList(s *session) *cobra.Command {
 	c := &cobra.Command{
 		Use: "list", Short: "List devices, or groups of them", Args: cobra.NoArgs,
 		Example: `  postern device list
-  postern device list --status 0 --groups     what waits for a person, in groups: a flood of names hides nobody
+  postern device list --status 0 --groups     # what waits for a person, in groups: a flood of names hides nobody
   postern device list --domain corp.example --registered-since 24h
   postern device list --blocked --json`,
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, _ []string) error {
@@ -399,7 +400,7 @@ func deviceLine(d site.Device) string {
 	if text := stateText(d); text != "-" {
 		state = ", " + text
 	}
-	return fmt.Sprintf("%s  %s  approval status %d, level %s%s", d.Name(), d.ClientID, d.Status(), d.Level(), state)
+	return fmt.Sprintf("%s  %s  approval status %d, level %s%s", diag.Printable(d.Name()), d.ClientID, d.Status(), d.Level(), state)
 }
 
 // deviceJSON is a device for scripts.
@@ -479,15 +480,7 @@ func revokedLine(d site.Device) string {
 }
 
 func showDevice(w io.Writer, d site.Device, events []site.Event) {
-	width := len("approval status")
-	for name := range d.Approval.Evidence {
-		width = max(width, len("  "+name))
-	}
-	line := func(name string, value any) {
-		if text := fmt.Sprint(value); text != "" {
-			fmt.Fprintf(w, "%-*s %s\n", width, name, text)
-		}
-	}
+	line := aligned(w, "approval status", d.Approval.Evidence)
 	line("name", d.Name())
 	line("client id", d.ClientID)
 	line("approval status", int(d.Approval.Status))

@@ -38,22 +38,18 @@ DEVICE may also be the address that it comes from. Where nothing decides, the ve
 the exit status is 0 whatever the verdict. Run it on the machine of the management point.`,
 		Example: `  postern device why LAPTOP-7
   postern device why GUID:BD4A2F49-EA94-4A46-B1BF-8F8C46372B23
-  postern device why 203.0.113.9                      of a device that never registered
+  postern device why 203.0.113.9                      # of a device that never registered
   postern device why LAPTOP-7 --json | jq -r .verdict.code`,
 		RunE: func(c *cobra.Command, arguments []string) error {
 			if s.site != nil || factsOnly {
 				return s.siteVerb(s.printFacts)(c, arguments)
 			}
-			path, err := s.findConfig()
-			if err != nil {
-				return err
-			}
-			config, err := role.Load(path)
+			config, err := s.configuration()
 			if err != nil {
 				return err
 			}
 			if config.Role != role.ManagementPoint {
-				return usageError{fmt.Errorf("%s is the configuration of a %s; the site's devices are known to the management point", path, config.Role)}
+				return usageError{fmt.Errorf("%s is the configuration of a %s; the site's devices are known to the management point", config.Path(), config.Role)}
 			}
 			return s.why(c.Context(), config, arguments[0])
 		},
@@ -106,10 +102,11 @@ func (s *session) why(ctx context.Context, config role.Config, who string) error
 func (s *session) siteFacts(ctx context.Context, config role.Config, who string) (facts site.DeviceFacts, err error) {
 	door := role.Knock(config)
 	if door == nil {
-		return facts, s.direct(ctx, config, func(st *site.Site) (err error) {
+		err = lookAt(ctx, config, func(st *site.Site) (err error) {
 			facts, err = st.DeviceFacts(ctx, who)
 			return err
 		})
+		return facts, err
 	}
 	result, err := door.Run(ctx, role.Verb{Arguments: []string{"device", "why", "--facts", "--", who}, Actor: s.actor})
 	if err != nil {

@@ -88,14 +88,10 @@ func checks() []check {
 func newDoctor(s *session) *cobra.Command {
 	c := &cobra.Command{
 		Use: "doctor --config FILE", Short: "Say what is insecure or will not work in a role's configuration", Args: cobra.NoArgs,
-		Long:    "Looks at a role's configuration, files and, when it runs, its health. Changes nothing, but like every command on the site it brings the\nstore of an older version forward first. Exit status 1 when something is bad.",
+		Long:    "Looks at a role's configuration, files and, when it runs, its health. Changes nothing: the store of an older\nversion is left as it is, and is only looked at once the management point has brought it forward. Exit status 1 when something is bad.",
 		Example: "  postern doctor --config site/mp.yaml\n  postern doctor --config gateway/gateway.yaml --json",
 		RunE: func(c *cobra.Command, _ []string) error {
-			path, err := s.findConfig()
-			if err != nil {
-				return err
-			}
-			config, err := role.Load(path)
+			config, err := s.configuration()
 			if err != nil {
 				return err
 			}
@@ -120,7 +116,7 @@ func examine(ctx context.Context, config role.Config) []finding {
 		protection, err := role.ProtectionFromEnvironment()
 		if err != nil {
 			p.broken = err
-		} else if opened, err := role.OpenSite(ctx, config, protection, time.Now, nil); err != nil {
+		} else if opened, err := role.LookAtSite(ctx, config, protection); err != nil {
 			p.broken = err
 		} else {
 			p.site = opened.Site
@@ -158,10 +154,10 @@ func checkRuns(ctx context.Context, p *patient) finding {
 		return bad("look at "+p.config.Logs, "%v", err)
 	}
 	if !health.OK {
-		return bad("look at "+p.config.Logs, "%v", health.Problem)
+		return bad("look at "+p.config.Logs, "%s", strings.Join(health.Problem, "; "))
 	}
 	if len(health.Problem) > 0 {
-		return warn("look at "+p.config.Logs, "%v", health.Problem)
+		return warn("look at "+p.config.Logs, "%s", strings.Join(health.Problem, "; "))
 	}
 	return good("up since %s", stamp(health.Since))
 }
@@ -213,15 +209,26 @@ func checkReach(_ context.Context, p *patient) finding {
 }
 
 func checkStore(_ context.Context, p *patient) finding {
-	if p.site == nil {
+	switch {
+	case p.site == nil && catalog.CodeOf(p.broken) == catalog.StoreOlderSchema:
+		return warn("postern serve mp: it brings the store forward, and keeps a copy", "%v", p.broken)
+	case p.site == nil:
 		return bad("see the code in docs/errors.md", "%v", p.broken)
 	}
 	return good("site %s, epoch %d", p.site.SiteCode(), p.site.Epoch())
 }
 
+// unopened is what a check says that needs the store, which could not be opened.
+func (p *patient) unopened() finding {
+	if catalog.CodeOf(p.broken) == catalog.StoreOlderSchema {
+		return warn("start the management point first", "not looked at")
+	}
+	return bad("open the store first", "not looked at")
+}
+
 func checkTrustLog(ctx context.Context, p *patient) finding {
 	if p.site == nil {
-		return bad("open the store first", "not looked at")
+		return p.unopened()
 	}
 	raws, unread := role.ReadCheckpoints(role.CheckpointFile(p.config))
 	var seen []token.Checkpoint
@@ -249,7 +256,10 @@ func checkTrustLog(ctx context.Context, p *patient) finding {
 }
 
 func checkLegacy(_ context.Context, p *patient) finding {
-	if p.site != nil && p.site.Settings().LegacyKeys {
+	if p.site == nil {
+		return p.unopened()
+	}
+	if p.site.Settings().LegacyKeys {
 		return warn("postern site set registration.legacy-keys false", "keys and signatures of 2007 are accepted, at level known")
 	}
 	return good("refused")
@@ -258,7 +268,7 @@ func checkLegacy(_ context.Context, p *patient) finding {
 // checkApproval warns of what approves more than a person may think, and of what waits for one.
 func checkApproval(ctx context.Context, p *patient) finding {
 	if p.site == nil {
-		return bad("open the store first", "not looked at")
+		return p.unopened()
 	}
 	settings := p.site.Settings()
 	text := approvalText(settings, time.Now())
@@ -277,7 +287,7 @@ func checkApproval(ctx context.Context, p *patient) finding {
 
 func checkBulk(ctx context.Context, p *patient) finding {
 	if p.site == nil {
-		return bad("open the store first", "not looked at")
+		return p.unopened()
 	}
 	tokens, err := p.site.BulkTokens(ctx)
 	if err != nil {
@@ -297,7 +307,7 @@ func checkBulk(ctx context.Context, p *patient) finding {
 
 func checkGateways(_ context.Context, p *patient) finding {
 	if p.site == nil {
-		return bad("open the store first", "not looked at")
+		return p.unopened()
 	}
 	gateways := p.site.Gateways()
 	if len(gateways) == 0 {
@@ -313,7 +323,7 @@ func checkGateways(_ context.Context, p *patient) finding {
 
 func checkConnectors(_ context.Context, p *patient) finding {
 	if p.site == nil {
-		return bad("open the store first", "not looked at")
+		return p.unopened()
 	}
 	soon := time.Now().Add(30 * 24 * time.Hour)
 	for _, c := range p.site.Connectors() {

@@ -2,11 +2,9 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -53,7 +51,8 @@ KRB5CCNAME or the user's cache in /tmp. Exit status 1 when something fails; warn
 			if err := fillKerberosFiles(&options, s.config); err != nil {
 				return err
 			}
-			return s.checkKerberos(c.Context(), options)
+			headline := fmt.Sprintf("from a %s's seat%s", kerberos.SeatOf(options), map[bool]string{true: ", server " + diag.Printable(options.Server)}[options.Server != ""])
+			return s.diagnose(c.Context(), headline, kerberos.New(options))
 		},
 	}
 	f := c.Flags()
@@ -67,31 +66,9 @@ KRB5CCNAME or the user's cache in /tmp. Exit status 1 when something fails; warn
 	f.StringVar(&options.Config, "krb5-config", "", "krb5.conf (default KRB5_CONFIG or /etc/krb5.conf)")
 	f.StringVar(&options.Directory, "ldap", "", "directory server to ask, or none (default: what DNS or krb5.conf gives for the realm)")
 	f.StringVar(&s.config, "config", "", "a management point's configuration: its keytab, from a server's seat")
-	f.DurationVar(&options.Timeout, "timeout", 5*time.Second, "how long to wait for each answer")
+	f.DurationVar(&options.Timeout, "timeout", diag.Patience, "how long to wait for each answer")
 	f.BoolVar(&s.asJSON, "json", false, "print JSON")
 	return c
-}
-
-// checkKerberos runs the checks and prints each finding as it comes, or all as JSON.
-func (s *session) checkKerberos(ctx context.Context, options kerberos.Options) error {
-	tell := func(f diag.Finding) { diag.Write(s.out, f) }
-	if s.asJSON {
-		tell = nil
-	} else {
-		fmt.Fprintf(s.out, "from a %s's seat%s\n\n", kerberos.SeatOf(options), map[bool]string{true: ", server " + options.Server}[options.Server != ""])
-	}
-	findings := diag.Run(ctx, kerberos.New(options), tell)
-	if s.asJSON {
-		if err := s.print(findings, nil); err != nil {
-			return err
-		}
-	} else {
-		fmt.Fprintf(s.out, "\n%s\n", diag.Summary(findings))
-	}
-	if diag.Failed(findings) {
-		return exitError{exitFailed}
-	}
-	return nil
 }
 
 // fillKerberosFiles puts the files that Kerberos programs use where none were named.

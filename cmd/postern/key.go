@@ -187,17 +187,21 @@ const confirmWord = "compromised"
 func newKeyCompromised(s *session) *cobra.Command {
 	var why string
 	var yes, dryRun bool
+	var wait *waiter
 	c := &cobra.Command{
 		Use: "compromised " + strings.Join(site.Purposes(), "|") + "|ID", Short: "Declare a key compromised: revoke it at once, and what it signed", Args: cobra.ExactArgs(1),
 		Long: `Revokes all keys of a purpose, or the one with that id, and puts another in its place at once. Nothing that they signed is accepted any more, at the
 gateways as soon as they hear of it. The consequences are printed first; the command acts only with --yes, or when the word is typed that it asks for.`,
-		Example: "  postern key compromised ccm --why \"memory dump sent to a vendor\" --dry-run\n  postern key compromised root --why \"backup medium lost\" --yes",
+		Example: "  postern key compromised ccm --why \"memory dump sent to a vendor\" --dry-run\n  postern key compromised ccm --why \"memory dump sent to a vendor\" --yes --wait\n  postern key compromised root --why \"backup medium lost\" --yes",
 	}
 	verb := s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
 		if strings.TrimSpace(why) == "" {
 			return catalog.Errorf(catalog.KeyWhyNeeded, "give --why")
 		}
-		return s.compromise(ctx, st, arguments[0], why, yes, dryRun)
+		if err := wait.check(); err != nil {
+			return err
+		}
+		return s.compromise(ctx, st, wait, compromise{arguments[0], why, yes, dryRun})
 	})
 	c.RunE = func(c *cobra.Command, arguments []string) error {
 		if yes || dryRun || s.site != nil || s.asJSON || strings.TrimSpace(why) == "" || !isTerminal(s.in) {
@@ -215,7 +219,8 @@ gateways as soon as they hear of it. The consequences are printed first; the com
 		c.Flags().Set("yes", "true")
 		return verb(c, arguments)
 	}
-	c.Flags().StringVar(&why, "why", "", "reason, kept with the key and in the trust log (required)")
+	wait = s.addWait(c)
+	c.Flags().StringVar(&why, "why", "", "the reason, needed; kept with the key and in the trust log")
 	c.Flags().BoolVar(&yes, "yes", false, "do it without being asked")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "print the consequences and do nothing")
 	return c
@@ -226,8 +231,14 @@ func isTerminal(r io.Reader) bool {
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 
-func (s *session) compromise(ctx context.Context, st *site.Site, what, why string, yes, dryRun bool) error {
-	consequences, err := st.Consequences(ctx, what)
+// compromise is what was asked for.
+type compromise struct {
+	what, why   string
+	yes, dryRun bool
+}
+
+func (s *session) compromise(ctx context.Context, st *site.Site, wait *waiter, ask compromise) error {
+	consequences, err := st.Consequences(ctx, ask.what)
 	if err != nil {
 		return err
 	}
@@ -235,19 +246,20 @@ func (s *session) compromise(ctx context.Context, st *site.Site, what, why strin
 		writeConsequences(s.out, consequences)
 	}
 	switch {
-	case dryRun && s.asJSON:
+	case ask.dryRun && s.asJSON:
 		return s.print(consequences, nil)
-	case dryRun:
+	case ask.dryRun:
 		return nil
-	case !yes:
-		return catalog.Errorf(catalog.KeyNotConfirmed, "%s", what)
+	case !ask.yes:
+		return catalog.Errorf(catalog.KeyNotConfirmed, "%s", ask.what)
 	}
-	revoked, err := st.Compromise(ctx, what, why, s.actor)
+	began := time.Now()
+	revoked, err := st.Compromise(ctx, ask.what, ask.why, s.actor)
 	if err != nil {
 		return err
 	}
 	answer := map[string]any{"consequences": consequences, "revoked": revoked, "site_root": st.RootPin(), "epoch": st.Epoch()}
-	return s.print(answer, func(w io.Writer) {
+	return wait.finish(ctx, st, began, answer, func(w io.Writer) {
 		fmt.Fprintf(w, "\nDone: %d revoked, in force here now and at a gateway when it confirms epoch %d (postern site gateway list).\n", len(revoked), st.Epoch())
 		if consequences.Purpose == site.PurposeRoot {
 			fmt.Fprintf(w, "The site root is %s.\n", st.RootPin())

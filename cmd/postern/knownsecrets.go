@@ -15,36 +15,48 @@ import (
 	"postern/internal/role"
 )
 
-// knownSecrets reads the secrets that a role on this machine has, so that a bundle can be searched for them. They go nowhere else.
+// knownSecrets reads the secrets that a role on this machine has, so that a bundle can be searched for them: first those that its configuration names. They go
+// nowhere else.
 func knownSecrets(config role.Config) (all [][]byte) {
+	all = append(all, storeSecrets(config.Store)...)
 	for _, path := range secretFiles(config) {
 		all = append(all, secretsIn(path)...)
 	}
-	all = append(all, storeSecrets(config.Store)...)
 	for _, variable := range os.Environ() {
-		if name, value, _ := strings.Cut(variable, "="); secretName.MatchString(name) && !strings.HasPrefix(value, "/") && len(value) >= 6 {
+		name, value, _ := strings.Cut(variable, "=")
+		all = append(all, storeSecrets(value)...) // HTTPS_PROXY may hold a login too
+		if secretName.MatchString(name) && len(value) >= 4 && !slices.Contains([]string{"true", "false", "none", "null"}, value) && !isFile(value) {
 			all = append(all, []byte(value))
 		}
 	}
 	return all
 }
 
+func isFile(path string) bool {
+	_, err := os.Stat(path)
+	return filepath.IsAbs(path) && err == nil
+}
+
 // secretName is what variables and files with secrets in them are called.
 var secretName = regexp.MustCompile(`(?i)pass|secret|token|credential|(?:^|[_.-])(?:key|pwd|auth|authorization|dsn)(?:$|[_.-])|private`)
 
-// secretFiles are the files that the configuration and the environment name, and those in the role's folders whose names say that they hold a secret.
-func secretFiles(config role.Config) []string {
-	paths := []string{config.SiteKey, config.Kerberos.Keytab, config.TLS.Key, config.Listen.PKI.Key, strings.TrimPrefix(config.Store, "@"), os.Getenv("POSTERN_PASSPHRASE_FILE")}
-	if !strings.HasPrefix(config.Store, "@") {
-		paths[4] = ""
+// secretFiles are the files that the configuration and the environment name, and behind them those in the role's folders whose names say that they hold a secret.
+func secretFiles(config role.Config) (paths []string) {
+	named := []string{config.SiteKey, config.Kerberos.Keytab, config.TLS.Key, config.Listen.PKI.Key, os.Getenv("POSTERN_PASSPHRASE_FILE")}
+	if path, ok := strings.CutPrefix(config.Store, "@"); ok {
+		named = append(named, path)
 	}
 	for _, folder := range []string{os.Getenv("CREDENTIALS_DIRECTORY"), config.ClientCertificates, config.State, filepath.Dir(config.Path())} {
 		if folder != "" {
-			paths = append(paths, filesBelow(folder, config.Logs)...)
+			named = append(named, filesBelow(folder, config.Logs)...)
 		}
 	}
-	slices.Sort(paths)
-	return slices.DeleteFunc(slices.Compact(paths), func(path string) bool { return path == "" })
+	for _, path := range named {
+		if path != "" && !slices.Contains(paths, path) {
+			paths = append(paths, path)
+		}
+	}
+	return paths
 }
 
 // Budgets of the search for secrets: a configuration may lie in a folder with a great deal else.
@@ -137,19 +149,22 @@ func pemBody(block *pem.Block) []byte {
 // readable is text between bytes.
 var readable = regexp.MustCompile(`[A-Za-z0-9./@_$-]{8,}`)
 
-var passwordInWords = regexp.MustCompile(`(?i)password\s*=\s*('[^']*'|\S+)`)
+var (
+	passwordInWords   = regexp.MustCompile(`(?i)password\s*=\s*(?:'((?:\\.|[^'\\])*)'|([^\s'&]+))`)
+	passwordInAddress = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*:/{0,3}[^\s/@:]*:(\S+)@`)
+)
 
-// storeSecrets is the password in the address of a database.
+// storeSecrets is the password in the address of a database or of a proxy, as it stands there and as it is meant.
 func storeSecrets(address string) (all [][]byte) {
-	if found := passwordInWords.FindStringSubmatch(address); found != nil {
-		all = append(all, []byte(strings.Trim(found[1], "'")))
-	}
-	parsed, err := url.Parse(address)
-	if err != nil || parsed.User == nil {
-		return all
-	}
-	if password, set := parsed.User.Password(); set {
-		all = append(all, []byte(password))
+	for _, found := range slices.Concat(passwordInWords.FindAllStringSubmatch(address, -1), passwordInAddress.FindAllStringSubmatch(address, -1)) {
+		written := strings.Join(found[1:], "")
+		all = append(all, []byte(written), []byte(unescape.Replace(written)))
+		if meant, err := url.PathUnescape(written); err == nil {
+			all = append(all, []byte(meant))
+		}
 	}
 	return all
 }
+
+// unescape takes the backslashes out of a value in libpq's key words.
+var unescape = strings.NewReplacer(`\\`, `\`, `\'`, `'`)

@@ -26,11 +26,11 @@ each hop is a line with what was proved there and how long it took. Nothing list
 
 Stories:
 ` + storiesHelp(),
-		Example: `  postern lab                       stays up and prints what to try next
-  postern lab --once                ends after the story; exit status 0 when every step went well
-  postern lab --story life          one device from its first day to its return after a year
-  postern lab --json | jq .ok       the same as one JSON document
-  postern lab --dir lab             keeps its data and logs in a folder`,
+		Example: `  postern lab                       # stays up and prints what to try next
+  postern lab --once                # ends after the story; exit status 0 when every step went well
+  postern lab --story life          # one device from its first day to its return after a year
+  postern lab --json | jq .ok       # the same as one JSON document
+  postern lab --dir lab             # keeps its data and logs in a folder`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			story, err := lab.FindStory(name)
@@ -194,7 +194,7 @@ To try, in another terminal:
   # a blocked device
   %s device block laptop1 --why "try it"
   # a stopped connector: devices get 503, and the gateway says why
-  %s site connector block lab1 && %s doctor --config %s
+  %s site connector block lab1 --why "try it" && %s doctor --config %s
 
 Ctrl-C stops it.
 `, l.GatewayHost, l.ManagementPointURL(), l.ManagementPoint.Addresses["http"], filepath.Join(l.Dir, "*", "logs"), config, postern, postern,

@@ -51,7 +51,7 @@ func run(ctx context.Context, s *session, arguments []string) int {
 	root.SetIn(s.in)
 	root.SetOut(s.out)
 	root.SetErr(s.err)
-	err = root.ExecuteContext(ctx)
+	command, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
@@ -59,11 +59,12 @@ func run(ctx context.Context, s *session, arguments []string) int {
 	if errors.As(err, &ended) {
 		return ended.code
 	}
-	report(s.err, err)
-	if catalog.CodeOf(err) == "" && isUsage(err) {
-		return exitUsage
+	if catalog.CodeOf(err) != "" || !isUsage(err) {
+		report(s.err, err)
+		return exitFailed
 	}
-	return exitFailed
+	report(s.err, withHelp(command, err))
+	return exitUsage
 }
 
 // exitError ends a command with a code after it has said everything itself.
@@ -79,15 +80,26 @@ func isUsage(err error) bool {
 	return errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") || strings.HasPrefix(err.Error(), "required flag(s)")
 }
 
-// judgeArguments marks the refusals of a command's arguments, and of those below it, as usage errors that say where help is.
+// withHelp says where help is, and how the command is typed, in a refusal that does not say so by itself.
+func withHelp(c *cobra.Command, err error) error {
+	if strings.Contains(err.Error(), "--help`") {
+		return err
+	}
+	return fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())
+}
+
+// judgeArguments marks the refusals of a command's arguments, and of those below it, as usage errors that say how it is typed and where help is.
 func judgeArguments(c *cobra.Command) {
 	if judge := c.Args; judge != nil {
 		c.Args = func(c *cobra.Command, arguments []string) error {
 			err := judge(c, arguments)
-			if err == nil || isUsage(err) && !strings.HasPrefix(err.Error(), "unknown command") {
-				return err
+			switch {
+			case err == nil:
+				return nil
+			case !isUsage(err): // cobra's own, which counts
+				err = fmt.Errorf("%w: `%s`", err, strings.TrimSuffix(c.UseLine(), " [flags]"))
 			}
-			return usageError{fmt.Errorf("%w; see `%s --help`", err, c.CommandPath())}
+			return usageError{withHelp(c, err)}
 		}
 	}
 	for _, below := range c.Commands() {
@@ -140,8 +152,8 @@ func newRoot(s *session) *cobra.Command {
 and reach their management point, and no firewall port is opened inwards.
 
 Independent of Microsoft.`,
-		Example: `  postern lab                 the whole hierarchy on loopback, and a device that enrols
-  postern site init --help    how a real deployment begins`,
+		Example: `  postern lab                 # the whole hierarchy on loopback, and a device that enrols
+  postern site init --help    # how a real deployment begins`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       version(),

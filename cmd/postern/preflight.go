@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -70,7 +69,7 @@ Exit status 1 when something fails; warnings and what could not be told are 0. d
 	f.StringVar(&o.TimeSource, "time-source", "", "NTP server, or a URL whose Date is used (default: the management point)")
 	f.StringVar(&o.ManagementPoint, "management-point", "", "https address of the management point, on the connector's machine")
 	f.StringVar(&o.Gateway, "gateway", "", "https address of a gateway that runs already, on the connector's machine")
-	f.DurationVar(&o.Timeout, "timeout", 5*time.Second, "how long to wait for each answer")
+	f.DurationVar(&o.Timeout, "timeout", diag.Patience, "how long to wait for each answer")
 	f.BoolVar(&s.asJSON, "json", false, "print JSON")
 	return c
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -39,6 +40,7 @@ func newRevocationList(s *session) *cobra.Command {
 
 func newRevocationLift(s *session) *cobra.Command {
 	var why string
+	var wait *waiter
 	c := &cobra.Command{
 		Use: "lift KIND ID --why TEXT", Short: "Take back a revocation whose subject the store has no record of", Args: cobra.ExactArgs(2),
 		Long: `Takes back a revocation whose subject the store has no record of, since a backup older than it was restored.
@@ -46,13 +48,18 @@ func newRevocationLift(s *session) *cobra.Command {
 What the store has a record of is lifted there: postern device unblock, postern token unblock, postern site connector unblock, postern tenant enable.`,
 		Example: "  postern revocation lift bulk-token ea2fc510-a3be-4cef-90b0-2a0515c4e40c --why \"it was blocked by mistake\"",
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
+			if err := wait.check(); err != nil {
+				return err
+			}
+			began := time.Now()
 			kind, id := site.RevokedKind(strings.ToLower(arguments[0])), arguments[1]
 			if err := st.LiftRevocation(ctx, kind, id, s.actor, why); err != nil {
 				return err
 			}
-			return s.print(map[string]string{"kind": string(kind), "id": id}, func(w io.Writer) { fmt.Fprintf(w, "%s %s is not revoked any more.\n", kind, id) })
+			return wait.finish(ctx, st, began, map[string]string{"kind": string(kind), "id": id}, func(w io.Writer) { fmt.Fprintf(w, "%s %s is not revoked any more.\n", kind, id) })
 		}),
 	}
+	wait = s.addWait(c)
 	c.Flags().StringVar(&why, "why", "", "the reason, needed; kept in the trust log")
 	return c
 }

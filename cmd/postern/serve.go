@@ -186,11 +186,7 @@ func newLog(s *session) *cobra.Command {
 
 // door opens the administration door of the role that --config names.
 func (s *session) door() (*role.Door, role.Config, error) {
-	path, err := s.findConfig()
-	if err != nil {
-		return nil, role.Config{}, err
-	}
-	config, err := role.Load(path)
+	config, err := s.configuration()
 	if err != nil {
 		return nil, config, err
 	}
@@ -241,11 +237,7 @@ What was revoked after the backup was taken stays revoked: the management point 
 again and prints it. What was unblocked since is blocked again, as it is in the backup.`,
 		Example: "  postern restore /var/backups/site-2026-11-22.db --config site/mp.yaml",
 		RunE: func(c *cobra.Command, arguments []string) error {
-			path, err := s.findConfig()
-			if err != nil {
-				return err
-			}
-			config, err := role.Load(path)
+			config, err := s.configuration()
 			if err != nil {
 				return err
 			}
@@ -261,6 +253,7 @@ again and prints it. What was unblocked since is blocked again, as it is in the 
 			var problems []error
 			if err := s.direct(c.Context(), config, func(st *site.Site) error {
 				again, problems = st.AppliedAgain(), st.RevocationProblems()
+				role.BringBackRoots(c.Context(), config, st) // so that the root of now signs what follows
 				return noteRestore(c.Context(), st, config, s.actor)
 			}); err != nil {
 				fmt.Fprintf(s.err, "The backup is in place, and the site does not open with it. The store before it is %s.\n", or(kept, "none"))

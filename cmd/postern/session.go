@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -57,6 +58,15 @@ func (s *session) findConfig() (string, error) {
 	return "", catalog.Errorf(catalog.ConfigInvalid, "no configuration found; give --config FILE, or set POSTERN_CONFIG (looked for mp.yaml, site/mp.yaml and /etc/postern/mp.yaml)")
 }
 
+// configuration reads the configuration file that findConfig finds.
+func (s *session) configuration() (role.Config, error) {
+	path, err := s.findConfig()
+	if err != nil {
+		return role.Config{}, err
+	}
+	return role.Load(path)
+}
+
 // siteVerb wraps an act on the site as a command's body. Where the management point runs, the act runs inside it, through its
 // administration door; where it does not, the store is opened here (design decision 16).
 func (s *session) siteVerb(act func(ctx context.Context, st *site.Site, arguments []string) error) func(*cobra.Command, []string) error {
@@ -65,11 +75,7 @@ func (s *session) siteVerb(act func(ctx context.Context, st *site.Site, argument
 		if s.site != nil {
 			return act(ctx, s.site, arguments)
 		}
-		path, err := s.findConfig()
-		if err != nil {
-			return err
-		}
-		config, err := role.Load(path)
+		config, err := s.configuration()
 		if err != nil {
 			return err
 		}
@@ -91,6 +97,9 @@ func (s *session) through(ctx context.Context, door *role.Door, c *cobra.Command
 		verb.Input = content
 	}
 	result, err := door.Run(ctx, verb)
+	if err != nil && ctx.Err() != nil {
+		return errors.New("interrupted; the management point may have done it all the same: `postern audit list` tells")
+	}
 	if err != nil {
 		return err
 	}
@@ -115,11 +124,23 @@ func (s *session) direct(ctx context.Context, config role.Config, act func(*site
 	defer opened.Close()
 	s.held, s.alone = opened, !role.SharedStore(config)
 	defer func() { s.held = nil }()
-	if err := act(opened.Site); err != nil {
+	err = act(opened.Site)
+	opened.Site.Flush(ctx) // also what a refused act has noted
+	return err
+}
+
+// lookAt gives act the site of a configuration as its store has it. Nothing of the store is changed, neither is it brought forward.
+func lookAt(ctx context.Context, config role.Config, act func(*site.Site) error) error {
+	protection, err := role.ProtectionFromEnvironment()
+	if err != nil {
 		return err
 	}
-	opened.Site.Flush(ctx)
-	return nil
+	opened, err := role.LookAtSite(ctx, config, protection)
+	if err != nil {
+		return err
+	}
+	defer opened.Close()
+	return act(opened.Site)
 }
 
 const maxInput = 32 << 20
@@ -196,6 +217,20 @@ func table(w io.Writer, header string, rows func(row func(cells ...any))) {
 		fmt.Fprintln(t)
 	})
 	t.Flush()
+}
+
+// aligned returns what writes a line with a name and a value; one without text is left out. longest is the longest name, unless one of the evidence, which is
+// written further in, is longer.
+func aligned(w io.Writer, longest string, evidence map[string]string) func(name string, value any) {
+	width := len(longest)
+	for name := range evidence {
+		width = max(width, len("  "+name))
+	}
+	return func(name string, value any) {
+		if text := fmt.Sprint(value); text != "" {
+			fmt.Fprintf(w, "%-*s %s\n", width, name, diag.Printable(text))
+		}
+	}
 }
 
 // stamp writes a time for people; "-" for none.

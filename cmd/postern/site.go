@@ -39,7 +39,7 @@ func newSiteInit(s *session) *cobra.Command {
 		Short: "Make a site: its root, its keys, its store and the management point's configuration",
 		Example: `  postern site init --code P01 --dir site
   postern site init --code P01 --dir site --name mp.corp.example --https 0.0.0.0:8444
-  postern site init --code LAB --dir site --http 127.0.0.1:8080      plain HTTP too, for old clients and client developers`,
+  postern site init --code LAB --dir site --http 127.0.0.1:8080      # plain HTTP too, for old clients and client developers`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			protection, err := role.ProtectionFromEnvironment()
@@ -154,16 +154,19 @@ func newSiteGateway(s *session) *cobra.Command {
 			})
 		}),
 	}
+	var why string
 	remove := &cobra.Command{
-		Use: "remove NAME", Short: "Take a gateway off the list", Args: cobra.ExactArgs(1),
-		Example: "  postern site gateway remove gw.example.net",
+		Use: "remove NAME --why TEXT", Short: "Take a gateway off the list", Args: cobra.ExactArgs(1),
+		Long:    "Takes a gateway off the list. Connectors leave it with the next line of the site state, and devices are not told of it any more.",
+		Example: "  postern site gateway remove gw.example.net --why \"replaced by gw2\"",
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
-			if err := st.RemoveGateway(ctx, arguments[0], s.actor); err != nil {
+			if err := st.RemoveGateway(ctx, arguments[0], s.actor, why); err != nil {
 				return err
 			}
 			return s.print(map[string]string{"removed": arguments[0]}, func(w io.Writer) { fmt.Fprintf(w, "Gateway %s is removed.\n", arguments[0]) })
 		}),
 	}
+	remove.Flags().StringVar(&why, "why", "", "the reason, needed; kept in the trust log")
 	return group("gateway", "Gateways that belong to the site", add, list, remove)
 }
 
@@ -199,23 +202,25 @@ func newSiteConnector(s *session) *cobra.Command {
 		}),
 	}
 	block := func(verb string, blocked bool) *cobra.Command {
+		var why string
 		var wait *waiter
 		c := &cobra.Command{
 			Long:    "A blocked connector is dropped by every gateway and refused by the management point. A gateway that it was the last way to does not hear of an\nunblocking: join a new connector there.",
-			Example: "  postern site connector " + verb + " dc1",
-			Use:     verb + " NAME", Short: strings.ToUpper(verb[:1]) + verb[1:] + " a connector at every gateway and management point", Args: cobra.ExactArgs(1),
+			Example: "  postern site connector " + verb + " dc1 --why \"" + map[bool]string{true: "its machine was stolen", false: "the machine is back"}[blocked] + "\" --wait",
+			Use:     verb + " NAME --why TEXT", Short: strings.ToUpper(verb[:1]) + verb[1:] + " a connector at every gateway and management point", Args: cobra.ExactArgs(1),
 			RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
 				if err := wait.check(); err != nil {
 					return err
 				}
 				began := time.Now()
-				if err := st.BlockConnector(ctx, arguments[0], blocked, s.actor); err != nil {
+				if err := st.BlockConnector(ctx, arguments[0], blocked, s.actor, why); err != nil {
 					return err
 				}
 				return wait.finish(ctx, st, began, map[string]any{"name": arguments[0], "blocked": blocked}, func(w io.Writer) { fmt.Fprintf(w, "Connector %s: blocked %v.\n", arguments[0], blocked) })
 			}),
 		}
 		wait = s.addWait(c)
+		c.Flags().StringVar(&why, "why", "", "the reason, needed; kept in the trust log")
 		return c
 	}
 	return group("connector", "Connectors that belong to the site", invite, list, block("block", true), block("unblock", false))

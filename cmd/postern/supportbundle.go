@@ -78,16 +78,12 @@ a key or a password is replaced by "` + scrub.Mark + `". Names, addresses and id
 A bundle never replaces a file, and only its owner can read it.`,
 		Example: `  postern support-bundle --config site/mp.yaml
   postern support-bundle --config gateway/gateway.yaml --since 2h --out gateway.zip --yes
-  postern support-bundle --config site/mp.yaml --json       the manifest alone, for a script`,
+  postern support-bundle --config site/mp.yaml --json       # the manifest alone, for a script`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if since <= 0 {
 				return usageError{fmt.Errorf("--since %s: want a duration like 24h", since)}
 			}
-			path, err := s.findConfig()
-			if err != nil {
-				return err
-			}
-			config, err := role.Load(path)
+			config, err := s.configuration()
 			if err != nil {
 				return err
 			}
@@ -187,13 +183,13 @@ func (b *bundling) configuration() {
 	b.add("configuration.yaml", content, "as it was understood, paths made absolute, without comments")
 }
 
-// withoutPassword leaves the password out of the address of a database.
+// withoutPassword leaves the password out of the address of a database. Of what is neither such an address nor plainly a path nothing is told.
 func withoutPassword(store string) string {
-	if !strings.Contains(store, "://") {
+	if strings.HasPrefix(store, "@") || !strings.ContainsAny(store, "@=") && !strings.Contains(store, "://") {
 		return store
 	}
 	address, err := url.Parse(store)
-	if err != nil {
+	if err != nil || address.Host == "" {
 		return scrub.Mark
 	}
 	if address.User != nil {
@@ -236,7 +232,11 @@ func (b *bundling) site(ctx context.Context) {
 	if b.config.Role != role.ManagementPoint {
 		return
 	}
-	counts, err := b.counts(ctx)
+	var counts map[string]any
+	err := lookAt(ctx, b.config, func(st *site.Site) (err error) {
+		counts, err = b.counts(ctx, st)
+		return err
+	})
 	if err != nil {
 		b.left = append(b.left, "counts.json: "+catalog.Public(err))
 		return
@@ -247,19 +247,9 @@ func (b *bundling) site(ctx context.Context) {
 // bundleEvents is how many of the newest events are counted.
 const bundleEvents = 20_000
 
-func (b *bundling) counts(ctx context.Context) (map[string]any, error) {
-	protection, err := role.ProtectionFromEnvironment()
-	if err != nil {
-		return nil, err
-	}
-	opened, err := role.OpenSite(ctx, b.config, protection, time.Now, nil)
-	if err != nil {
-		return nil, err
-	}
-	defer opened.Close()
-	st := opened.Site
+func (b *bundling) counts(ctx context.Context, st *site.Site) (map[string]any, error) {
 	devices, tokens, refusals := map[string]int{}, map[string]int{}, map[string]int{}
-	err = st.EachDevice(ctx, site.DeviceFilter{}, func(d site.Device) {
+	err := st.EachDevice(ctx, site.DeviceFilter{}, func(d site.Device) {
 		devices["all"]++
 		devices[fmt.Sprintf("approval status %d", d.Status())]++
 		if state := stateText(d); state != "-" {
@@ -301,6 +291,9 @@ func (b *bundling) counts(ctx context.Context) (map[string]any, error) {
 // logName is what a log file is called: rotated ones too.
 var logName = regexp.MustCompile(`(?i)\.(?:log|lo_|json|js_|jso_|json_|json\.[0-9]+|log\.[0-9]+)$`)
 
+// portable is a name that means one file on every system that a zip is unpacked on, and nothing else.
+var portable = regexp.MustCompile(`^[^\x00-\x1f\x7f-\x9f/\\:*?"<>|]+$`)
+
 // logs adds the log files that were written to since, the newest first, until there is no room.
 func (b *bundling) logs(ctx context.Context) error {
 	entries, err := os.ReadDir(b.config.Logs)
@@ -316,6 +309,8 @@ func (b *bundling) logs(ctx context.Context) error {
 		case err != nil || info.IsDir():
 		case !info.Mode().IsRegular():
 			b.left = append(b.left, "logs/"+info.Name()+": no regular file")
+		case !portable.MatchString(info.Name()) || secretive(b.scrub, info.Name()):
+			b.left = append(b.left, "logs: a file whose name cannot stand in a zip everywhere, or looks like a secret")
 		case !logName.MatchString(info.Name()):
 			b.left = append(b.left, "logs/"+info.Name()+": not the name of a log")
 		case info.ModTime().Before(b.since):
@@ -348,6 +343,12 @@ func (b *bundling) logs(ctx context.Context) error {
 		b.count(b.add("logs/"+info.Name(), content, notes...).content)
 	}
 	return nil
+}
+
+// secretive reports whether a name holds what would be left out of a text.
+func secretive(s *scrub.Scrubber, name string) bool {
+	_, leftOut := s.Text([]byte(name))
+	return leftOut > 0
 }
 
 // tail returns the end of a log: whole lines, none from before since.

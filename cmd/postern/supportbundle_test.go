@@ -105,7 +105,7 @@ func TestNoCanaryGetsIntoABundle(t *testing.T) {
 
 	known := map[string][]byte{ // secrets that the role has
 		"site.key": siteKey, "passphrase": []byte("Correct-Horse-7-Battery"), "keytab": keytab[44:], "private key": private, "database password": []byte("Dsn-Canary-Pa55"),
-		"environment": []byte("Env-Canary-Va1ue"), "bulk token": []byte(strings.TrimSpace(bulk)),
+		"environment": []byte("Env-Canary-Va1ue"), "environment like a path": []byte("/Env/Canary-Slash"), "proxy password": []byte("Proxy-Canary-Pa55"), "bulk token": []byte(strings.TrimSpace(bulk)),
 	}
 	strange := map[string][]byte{ // secrets that only their looks give away
 		"CCM token": jose(`{"kind":"ccm","canary":1}`), "self-prove token": jose(`{"kind":"self-prove","canary":2}`), "unknown private key": pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: bytes.Repeat([]byte("\x30other-key-bytes\xf1\x07\x99"), 9)}),
@@ -116,6 +116,8 @@ func TestNoCanaryGetsIntoABundle(t *testing.T) {
 	put(t, filepath.Join(dir, "pass"), append(known["passphrase"], '\n'))
 	t.Setenv("POSTERN_PASSPHRASE_FILE", filepath.Join(dir, "pass"))
 	t.Setenv("CANARY_SECRET", string(known["environment"]))
+	t.Setenv("CANARY_KEY", string(known["environment like a path"]))
+	t.Setenv("HTTPS_PROXY", "http://svc:"+string(known["proxy password"])+"@127.0.0.1:1")
 
 	now := time.Now().UTC().Format(time.RFC3339Nano)
 	var client, server, access, events bytes.Buffer
@@ -147,6 +149,9 @@ func TestNoCanaryGetsIntoABundle(t *testing.T) {
 	put(t, filepath.Join(logs, "u_ex.log"), append([]byte("#Fields: date time s-ip cs-method cs-uri-stem cs-uri-query s-port cs-username c-ip cs(User-Agent) cs(Referer) sc-status sc-substatus sc-win32-status time-taken\n"), access.Bytes()...))
 	put(t, filepath.Join(logs, "management-point.json"), events.Bytes())
 	put(t, filepath.Join(logs, "core.dump"), known["site.key"])
+	for _, name := range []string{string(known["passphrase"]) + ".log", string(strange["CCM token"][:60]) + ".log", `..\up.log`, "red\x1b[31m.log"} {
+		put(t, filepath.Join(logs, name), []byte("nothing\n"))
+	}
 	text, err := os.ReadFile(config)
 	if err != nil {
 		t.Fatal(err)
@@ -201,8 +206,39 @@ func TestNoCanaryGetsIntoABundle(t *testing.T) {
 	if text := string(content["configuration.yaml"]); !strings.Contains(text, "store: postgres://postern@127.0.0.1:1/postern") || !strings.Contains(text, "role: management-point") {
 		t.Errorf("configuration: %s", text)
 	}
-	if text := string(content["manifest.txt"]); !strings.Contains(text, "logs/core.dump: not the name of a log") {
+	for _, piece := range append(pieces(known["passphrase"]), pieces(strange["CCM token"])[0]) {
+		if strings.Contains(strings.Join(order, "\n"), string(piece)) {
+			t.Errorf("%q is in a name: %v", piece, order)
+		}
+	}
+	if text := string(content["manifest.txt"]); !strings.Contains(text, "logs/core.dump: not the name of a log") || strings.Count(text, "cannot stand in a zip") != 4 {
 		t.Errorf("manifest: %s", text)
+	}
+}
+
+// TestPasswordsOfStoresHoweverTheyAreSpelled: none is in the configuration that a bundle holds, and each is known.
+func TestPasswordsOfStoresHoweverTheyAreSpelled(t *testing.T) {
+	for _, test := range []struct{ store, shown, secret string }{
+		{"/var/lib/postern/site.db", "/var/lib/postern/site.db", ""},
+		{"@/run/credentials/dsn", "@/run/credentials/dsn", ""},
+		{"postgres://postern:Dsn-Canary@db/postern", "postgres://postern@db/postern", "Dsn-Canary"},
+		{"POSTGRES://postern:Dsn-Canary@db/postern", "postgres://postern@db/postern", "Dsn-Canary"},
+		{"postgres://postern:Dsn%40Canary@db/postern", "postgres://postern@db/postern", "Dsn@Canary"},
+		{"postgres://db/postern?user=postern&Password=Dsn-Canary", "postgres://db/postern?user=postern", "Dsn-Canary"},
+		{"postgres://postern:Dsn@Canary@db/postern", "postgres://postern@db/postern", "Dsn@Canary"},
+		{"postgres://postern:Dsn Canary@db/postern", "(left out)", ""},
+		{"postgres:/postern:Dsn-Canary@db/postern", "(left out)", "Dsn-Canary"},
+		{"postgres:postern:Dsn-Canary@db/postern", "(left out)", "Dsn-Canary"},
+		{`host=db password='Dsn\'s Canary' user=postern`, "(left out)", "Dsn's Canary"},
+		{"host=db PASSWORD = Dsn-Canary", "(left out)", "Dsn-Canary"},
+	} {
+		if got := withoutPassword(test.store); got != test.shown {
+			t.Errorf("%s is shown as %s, want %s", test.store, got, test.shown)
+		}
+		known := bytes.Join(storeSecrets(test.store), []byte("\n"))
+		if !bytes.Contains(known, []byte(test.secret)) || test.secret == "" && len(known) > 0 && !strings.Contains(test.store, "Canary") {
+			t.Errorf("%s: known are %q", test.store, known)
+		}
 	}
 }
 

@@ -27,9 +27,9 @@ registration token, renew both tokens, go inside and out again, lose their gatew
 The protocol, the listeners and TLS are the real ones; the devices are simulated. Nothing listens beyond this machine, and nothing is kept.
 
 What it costs on a machine of two cores: about five minutes, 1 GB of memory and 1 GB of disk in the temporary folder for 10000 devices.`,
-		Example: `  postern swarm                        10000 devices
-  postern swarm --devices 500          a small one: less than two minutes, as the storm has its own time
-  postern swarm --json > swarm.json    the same as one JSON document`,
+		Example: `  postern swarm                        # 10000 devices
+  postern swarm --devices 500          # a small one: less than two minutes, as the storm has its own time
+  postern swarm --json > swarm.json    # the same as one JSON document`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return s.swarm(c.Context(), options) },
 	}

@@ -164,8 +164,8 @@ func newTenantEnable(s *session, verb string, enabled bool) *cobra.Command {
 	var why string
 	var wait *waiter
 	c := &cobra.Command{
-		Use: verb + " ID", Short: map[bool]string{true: "Let a tenant's tokens in again", false: "Keep a tenant's tokens out, at once and everywhere"}[enabled], Args: cobra.ExactArgs(1),
-		Example: "  postern tenant " + verb + " 2ca9a796-a1a6-43ec-88f1-5935b32155c5 --why \"merger\"",
+		Use: verb + " ID --why TEXT", Short: map[bool]string{true: "Let a tenant's tokens in again", false: "Keep a tenant's tokens out, at once and everywhere"}[enabled], Args: cobra.ExactArgs(1),
+		Example: "  postern tenant " + verb + " 2ca9a796-a1a6-43ec-88f1-5935b32155c5 --why \"" + map[bool]string{true: "no merger", false: "merger"}[enabled] + "\" --wait",
 		Long:    "A disabled tenant stays onboarded. Its tokens are refused, and so are the site's own tokens that came by it, at gateways with the next line of the\nstate. Devices keep their record and may prove themselves in other ways.",
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
 			if err := wait.check(); err != nil {
@@ -179,7 +179,7 @@ func newTenantEnable(s *session, verb string, enabled bool) *cobra.Command {
 		}),
 	}
 	wait = s.addWait(c)
-	c.Flags().StringVar(&why, "why", "", "the reason, kept in the trust log")
+	c.Flags().StringVar(&why, "why", "", "the reason, needed; kept in the trust log")
 	return c
 }
 
@@ -189,7 +189,7 @@ func newTenantRemove(s *session) *cobra.Command {
 	c := &cobra.Command{
 		Use: "remove ID --why TEXT", Short: "Take a tenant away, with its keys", Args: cobra.ExactArgs(1),
 		Long:    "Removes a tenant. Its tokens, and the site's own tokens that came by it, are refused from now on. Devices keep their record.",
-		Example: "  postern tenant remove corp --why \"sold\"",
+		Example: "  postern tenant remove corp --why \"sold\" --wait",
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
 			if err := wait.check(); err != nil {
 				return err
@@ -202,7 +202,6 @@ func newTenantRemove(s *session) *cobra.Command {
 		}),
 	}
 	wait = s.addWait(c)
-	c.Flags().StringVar(&why, "why", "", "the reason, kept in the trust log")
-	c.MarkFlagRequired("why")
+	c.Flags().StringVar(&why, "why", "", "the reason, needed; kept in the trust log")
 	return c
 }

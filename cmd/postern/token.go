@@ -211,16 +211,17 @@ func viewToken(ctx context.Context, st *site.Site, id string, limit int) (view t
 }
 
 func newTokenBlock(s *session, verb string, blocked bool) *cobra.Command {
+	var why string
 	var wait *waiter
 	c := &cobra.Command{
 		Use: verb + " ID", Short: strings.ToUpper(verb[:1]) + verb[1:] + " a bulk registration token; devices that registered with it stay", Args: cobra.ExactArgs(1),
-		Example: "  postern token " + verb + " ea2fc510-a3be-4cef-90b0-2a0515c4e40c --wait",
+		Example: "  postern token " + verb + " ea2fc510-a3be-4cef-90b0-2a0515c4e40c --wait --why \"" + map[bool]string{true: "it was mailed around", false: "found"}[blocked] + "\"",
 		RunE: s.siteVerb(func(ctx context.Context, st *site.Site, arguments []string) error {
 			if err := wait.check(); err != nil {
 				return err
 			}
 			began := time.Now()
-			t, err := st.BlockBulkToken(ctx, strings.ToLower(arguments[0]), blocked, s.actor)
+			t, err := st.BlockBulkToken(ctx, strings.ToLower(arguments[0]), blocked, s.actor, why)
 			if err != nil {
 				return err
 			}
@@ -230,6 +231,7 @@ func newTokenBlock(s *session, verb string, blocked bool) *cobra.Command {
 		}),
 	}
 	wait = s.addWait(c)
+	c.Flags().StringVar(&why, "why", "", "the reason, kept in the trust log")
 	return c
 }
 

@@ -60,7 +60,7 @@ func (w *waiter) finish(ctx context.Context, st *site.Site, began time.Time, ans
 	if !w.s.asJSON {
 		text(w.s.out)
 	}
-	view, err := w.wait(ctx, st, began)
+	view, waited, err := w.wait(ctx, st, began)
 	if err != nil {
 		return err
 	}
@@ -68,7 +68,7 @@ func (w *waiter) finish(ctx context.Context, st *site.Site, began time.Time, ans
 	if err != nil {
 		return err
 	}
-	if err := w.s.print(merged, func(out io.Writer) { showWait(out, view, w.most) }); err != nil || view.Confirmed {
+	if err := w.s.print(merged, func(out io.Writer) { showWait(out, view, waited) }); err != nil || view.Confirmed {
 		return err
 	}
 	var names []string
@@ -89,16 +89,22 @@ func (w *waiter) check() error {
 	return nil
 }
 
-func (w *waiter) wait(ctx context.Context, st *site.Site, began time.Time) (view waitView, err error) {
+// wait waits as long as was asked for, or until ctx ends: the act is done then all the same, and what was heard until then is told.
+func (w *waiter) wait(ctx context.Context, st *site.Site, began time.Time) (view waitView, waited time.Duration, err error) {
 	view.Epoch = st.Epoch()
-	most := w.most
+	waited = w.most
 	if w.s.alone {
 		fmt.Fprintln(w.s.err, "No management point runs with this store: gateways hear of it when one does.")
-		most = time.Nanosecond
+		waited = 0
 	}
-	confirmations, err := st.AwaitConfirmations(ctx, view.Epoch, most)
+	started := time.Now()
+	confirmations, err := st.AwaitConfirmations(ctx, view.Epoch, waited)
 	if err != nil {
-		return view, err
+		if ctx.Err() == nil || len(confirmations) == 0 {
+			return view, 0, err
+		}
+		fmt.Fprintln(w.s.err, "Stopped waiting; what was asked for is done.")
+		waited = time.Since(started).Round(time.Second)
 	}
 	view.Confirmed, view.Gateways = true, []gatewayView{}
 	for _, c := range confirmations {
@@ -109,10 +115,10 @@ func (w *waiter) wait(ctx context.Context, st *site.Site, began time.Time) (view
 		view.Confirmed = view.Confirmed && c.Confirmed
 		view.Gateways = append(view.Gateways, one)
 	}
-	return view, nil
+	return view, waited, nil
 }
 
-func showWait(w io.Writer, view waitView, most time.Duration) {
+func showWait(w io.Writer, view waitView, waited time.Duration) {
 	if len(view.Gateways) == 0 {
 		fmt.Fprintln(w, "No gateway is listed: there is none to wait for.")
 		return
@@ -120,8 +126,10 @@ func showWait(w io.Writer, view waitView, most time.Duration) {
 	table(w, "GATEWAY\tCONFIRMED\tLAST HEARD", func(row func(...any)) {
 		for _, g := range view.Gateways {
 			switch {
+			case !g.Confirmed && waited == 0:
+				row(g.Gateway, "NOT CONFIRMED", stamp(g.Heard))
 			case !g.Confirmed:
-				row(g.Gateway, fmt.Sprintf("NOT CONFIRMED in %s", most), stamp(g.Heard))
+				row(g.Gateway, fmt.Sprintf("NOT CONFIRMED in %s", waited), stamp(g.Heard))
 			case g.Milliseconds == 0:
 				row(g.Gateway, "yes, was in force already", stamp(g.Heard))
 			default:

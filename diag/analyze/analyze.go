@@ -38,11 +38,12 @@ type Options struct {
 	Device func(observe func(client.Step)) (*client.Agent, error)
 	Logs   []string // folders of roles' logs, in which the synthetic request is looked for
 
-	Resolver   *net.Resolver    // nil for the system's
-	Nameserver string           // host:port that stands for this machine's DNS server; "" for the system's
-	Lists      *http.Client     // fetches revocation lists; nil as in revocation.Config
-	Timeout    time.Duration    // of one exchange, default 5 s
-	Now        func() time.Time // this machine's clock, default time.Now
+	Proxy      func(*http.Request) (*url.URL, error) // what clients of this machine go through; default http.ProxyFromEnvironment
+	Resolver   *net.Resolver                         // nil for the system's
+	Nameserver string                                // host:port that stands for this machine's DNS server; "" for the system's
+	Lists      *http.Client                          // fetches revocation lists; nil as in revocation.Config
+	Timeout    time.Duration                         // of one exchange, default diag.Patience
+	Now        func() time.Time                      // this machine's clock, default time.Now
 }
 
 // kind is whose gateway answers.
@@ -62,7 +63,8 @@ type run struct {
 	broken error // why the address cannot be used
 
 	addresses []netip.Addr         // of the host
-	address   string               // that a connection was made to, with the port
+	address   string               // that a connection was made to, with the port; "" when none could be made
+	via       *url.URL             // proxy that the later checks go through; nil: straight
 	state     *tls.ConnectionState // of the first handshake
 	asked     *tls.CertificateRequestInfo
 	trusted   bool // the certificate was found good, for the name, here
@@ -84,6 +86,7 @@ func New(options Options) []diag.Check {
 	return []diag.Check{
 		{Name: "name", What: "where the name leads, from here and from other resolvers", Run: r.checkName},
 		{Name: "connection", What: "a TCP connection to each address", Run: r.checkConnection},
+		{Name: "proxy", What: "the way through the proxy that clients of this machine take", Run: r.checkProxy},
 		{Name: "TLS", What: "the handshake", Run: r.checkTLS},
 		{Name: "certificate", What: "chain, name, usage and dates of what the gateway shows", Run: r.checkCertificate},
 		{Name: "revocation", What: "whether it is revoked, and whether that can be told", Run: r.checkRevocation},
@@ -100,12 +103,12 @@ func New(options Options) []diag.Check {
 
 func newRun(options Options) *run {
 	r := &run{Options: options}
-	r.Timeout = cmp.Or(r.Timeout, 5*time.Second)
+	r.Timeout, r.Resolver = cmp.Or(r.Timeout, diag.Patience), cmp.Or(r.Resolver, net.DefaultResolver)
 	if r.Now == nil {
 		r.Now = time.Now
 	}
-	if r.Resolver == nil {
-		r.Resolver = net.DefaultResolver
+	if r.Proxy == nil {
+		r.Proxy = http.ProxyFromEnvironment
 	}
 	r.broken = r.readTarget()
 	return r
@@ -195,28 +198,13 @@ func (r *run) checkConnection(ctx context.Context) []diag.Finding {
 		r.address = cmp.Or(r.address, address)
 		good = append(good, fmt.Sprintf("%s in %s", address, got.took.Round(time.Millisecond)))
 	}
-	if proxy := r.proxy(); proxy != "" && len(bad) > 0 {
-		bad = append(bad, "a proxy is set for this machine ("+proxy+"); devices may go through it, the analyzer connects straight")
-	}
 	switch {
 	case r.address == "" && isTimeout(last):
-		return []diag.Finding{diag.Found(diag.Fail, catalog.ClientTimeout, "%s", strings.Join(bad, "\n"))}
+		return []diag.Finding{r.straightOnly(diag.Found(diag.Fail, catalog.ClientTimeout, "%s", strings.Join(bad, "\n")))}
 	case r.address == "":
-		return []diag.Finding{diag.Found(diag.Fail, catalog.ClientCannotConnect, "%s", strings.Join(bad, "\n"))}
+		return []diag.Finding{r.straightOnly(diag.Found(diag.Fail, catalog.ClientCannotConnect, "%s", strings.Join(bad, "\n")))}
 	case len(bad) > 0:
 		return []diag.Finding{diag.Found(diag.Warn, catalog.ClientCannotConnect, "%s\n%s", strings.Join(good, "\n"), strings.Join(bad, "\n"))}
 	}
 	return []diag.Finding{diag.Good("connected", "%s", strings.Join(good, "\n"))}
-}
-
-// proxy is the host of the proxy that programs of this machine would use; "" without.
-func (r *run) proxy() string {
-	request, err := http.NewRequest(http.MethodGet, r.url("/"), nil)
-	if err != nil {
-		return ""
-	}
-	if u, err := http.ProxyFromEnvironment(request); err == nil && u != nil {
-		return u.Host
-	}
-	return ""
 }

@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"time"
@@ -29,28 +28,9 @@ func everySuite() (ids []uint16) {
 	return ids
 }
 
-// handshake makes one TLS connection in these versions, and judges nothing. shown is what
-// came, even when the server then broke off because it wants a client certificate.
-func (r *run) handshake(ctx context.Context, from, to uint16) (shown *tls.ConnectionState, asked *tls.CertificateRequestInfo, err error) {
-	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
-	defer cancel()
-	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", r.address)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer raw.Close()
-	config := &tls.Config{ServerName: r.host, MinVersion: from, MaxVersion: to, CipherSuites: everySuite(), InsecureSkipVerify: true} // what is shown is judged by checkCertificate
-	config.VerifyConnection = func(state tls.ConnectionState) error { shown = &state; return nil }
-	config.GetClientCertificate = func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-		asked = info
-		return &tls.Certificate{}, nil
-	}
-	return shown, asked, tls.Client(raw, config).HandshakeContext(ctx)
-}
-
 // checkTLS makes the first handshake, in whatever version the server takes.
 func (r *run) checkTLS(ctx context.Context) []diag.Finding {
-	if r.address == "" {
+	if r.address == "" && r.via == nil {
 		return []diag.Finding{diag.NotLooked("there is no connection")}
 	}
 	shown, asked, err := r.handshake(ctx, tls.VersionTLS10, tls.VersionTLS13)
@@ -108,9 +88,9 @@ func (r *run) checkCertificate(ctx context.Context) []diag.Finding {
 	}
 	defer checker.Close()
 	verdict, err := checker.Check(ctx, chain, revocation.ForServer(r.host))
-	for i, fault := range verdict.Faults {
+	for _, fault := range verdict.Faults {
 		detail := fault.Sentence + "\n" + flagLine(fault.Flag)
-		if i == 0 {
+		if len(findings) == 0 {
 			detail += "\n" + Describe(chain)
 		}
 		if unknown := fault.Code == catalog.CertificateRootUnknown || fault.Code == catalog.CertificateIssuerMissing; unknown && issuedBySite(chain) {
@@ -139,12 +119,12 @@ func (r *run) trustedBy() string {
 	return "trusted by this machine's own authorities; a device may have others"
 }
 
-// EndsSoon warns of each certificate of the chain that ends soon; short-lived ones when a
-// sixth of their life is left.
+// EndsSoon warns of each of a chain's first eight certificates that ends soon; of short-lived
+// ones when a sixth of their life is left.
 func EndsSoon(chain []*x509.Certificate, now time.Time) (findings []diag.Finding) {
-	for _, c := range chain {
+	for _, c := range told(chain) {
 		if left := c.NotAfter.Sub(now); left > 0 && left < min(soon, c.NotAfter.Sub(c.NotBefore)/6) {
-			findings = append(findings, diag.Found(diag.Warn, catalog.CertificateEndsSoon, "%s ends %s, in %s", c.Subject, c.NotAfter.UTC().Format(time.DateTime), days(left)))
+			findings = append(findings, diag.Found(diag.Warn, catalog.CertificateEndsSoon, "%s ends %s, in %s", short(c.Subject.String(), 200), c.NotAfter.UTC().Format(time.DateTime), days(left)))
 		}
 	}
 	return findings
@@ -162,7 +142,7 @@ func days(d time.Duration) string {
 func (r *run) underSiteRoot(chain []*x509.Certificate) ([]*x509.Certificate, *diag.Finding) {
 	last := chain[len(chain)-1]
 	pins := []string{r.RootKey}
-	for _, c := range chain {
+	for _, c := range told(chain) {
 		roots, err := token.FollowRoots(r.RootKey, token.CarriedLinks(c))
 		for _, root := range roots {
 			if err == nil && root.Trusted(r.Now()) {
@@ -171,12 +151,12 @@ func (r *run) underSiteRoot(chain []*x509.Certificate) ([]*x509.Certificate, *di
 		}
 	}
 	if !slices.Contains(pins, token.Pin(last.PublicKey)) {
-		found := diag.Found(diag.Fail, catalog.ClientServerRoot, "the chain ends in the root %s, wanted %s", token.Pin(last.PublicKey), r.RootKey)
+		found := diag.Found(diag.Fail, catalog.ClientServerRoot, "the chain ends in the root %s, wanted %s\n%s", token.Pin(last.PublicKey), r.RootKey, Describe(chain))
 		return []*x509.Certificate{last}, &found // what else is wrong is told too
 	}
 	r.siteRoot = last
 	if !issuedFor(chain[0], token.RoleGateway) && issuedBySite(chain) {
-		found := diag.Found(diag.Fail, catalog.ClientServerRole, "the certificate is of the site, and not a gateway's")
+		found := diag.Found(diag.Fail, catalog.ClientServerRole, "the certificate is of the site, and not a gateway's\n%s", Describe(chain))
 		return []*x509.Certificate{last}, &found
 	}
 	return []*x509.Certificate{last}, nil
@@ -195,7 +175,15 @@ func issuedFor(leaf *x509.Certificate, role string) bool {
 	return false
 }
 
-// Describe is a chain for a person, leaf first.
+// Budgets of what is told of a chain: whoever shows it may show hundreds, with names of any length.
+const (
+	maxTold  = 8
+	maxNames = 8
+)
+
+func told(chain []*x509.Certificate) []*x509.Certificate { return chain[:min(len(chain), maxTold)] }
+
+// Describe is a chain for a person, leaf first, its first eight certificates.
 func Describe(chain []*x509.Certificate) string {
 	leaf := chain[0]
 	names := slices.Clone(leaf.DNSNames)
@@ -205,12 +193,18 @@ func Describe(chain []*x509.Certificate) string {
 	if len(names) == 0 {
 		names = []string{"no names (subject " + leaf.Subject.String() + ")"}
 	}
+	for i := range names {
+		names[i] = short(names[i], 200)
+	}
 	lines := []string{
-		"for " + strings.Join(names[:min(len(names), 8)], ", "),
+		"for " + strings.Join(names[:min(len(names), maxNames)], ", "),
 		fmt.Sprintf("valid %s to %s, %s", leaf.NotBefore.UTC().Format(time.DateOnly), leaf.NotAfter.UTC().Format(time.DateOnly), keyOf(leaf)),
 	}
-	for i, c := range chain {
-		lines = append(lines, fmt.Sprintf("%d %s, issued by %s", i+1, c.Subject, c.Issuer))
+	for i, c := range told(chain) {
+		lines = append(lines, fmt.Sprintf("%d %s, issued by %s", i+1, short(c.Subject.String(), 200), short(c.Issuer.String(), 200)))
+	}
+	if more := len(chain) - maxTold; more > 0 {
+		lines = append(lines, fmt.Sprintf("and %d more", more))
 	}
 	return strings.Join(lines, "\n")
 }
@@ -256,7 +250,7 @@ func (r *run) checkRevocation(ctx context.Context) []diag.Finding {
 func sources(verdict revocation.Verdict) string {
 	var lines []string
 	for _, c := range verdict.Certificates {
-		line := fmt.Sprintf("%s: %s", c.Certificate.Subject, c.State)
+		line := fmt.Sprintf("%s: %s", short(c.Certificate.Subject.String(), 200), c.State)
 		if c.Source != "" {
 			line += " (" + c.Source + ")"
 		}

@@ -2,11 +2,11 @@
 // to a gateway step by step, ours or Microsoft's, and names the step that fails.
 //
 // Start with [New]: it takes what a person said ([Options]) and returns the checks in the
-// order in which a device comes by them: the name, the connection, TLS, the certificate and
-// its revocation, the gateway's own documents, the clocks, then the credentials that were
-// given, and at last one request through every hop. [NewSite] does the same from the
-// site's seat: what the roles say of themselves, and whether each gateway has confirmed
-// what the site says.
+// order in which a device comes by them: the name, the connection, the proxy where there is
+// one, TLS, the certificate and its revocation, the gateway's own documents, the clocks, then
+// the credentials that were given, and at last one request through every hop. [NewSite] does
+// the same from the site's seat: what the roles say of themselves, and whether each gateway
+// has confirmed what the site says.
 //
 // The checks are a client's own steps. A token leaves this machine only over a connection
 // whose certificate was found good, and only to a gateway of ours; no finding holds any

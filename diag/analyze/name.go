@@ -146,7 +146,7 @@ func (r *run) checkName(ctx context.Context) []diag.Finding {
 		others[i] = Ask(ctx, server, r.host, r.Timeout)
 	}
 	here, err := r.lookUp(ctx)
-	findings := []diag.Finding{r.fromHere(ctx, here, err, others)}
+	findings := []diag.Finding{r.straightOnly(r.fromHere(ctx, here, err, others))}
 	for _, other := range others {
 		findings = append(findings, compare(here, other))
 	}
@@ -214,8 +214,11 @@ func compare(here []netip.Addr, other Answer) diag.Finding {
 		return diag.Found(diag.Fail, catalog.ClientNameNotResolved, "%s: %s", other.Server, other)
 	}
 	detail := fmt.Sprintf("this machine: %s\n%s: %s", joined(here), other.Server, other)
-	if slices.ContainsFunc(here, netip.Addr.IsPrivate) && !slices.ContainsFunc(other.Addresses, netip.Addr.IsPrivate) {
+	switch inner, outer := slices.ContainsFunc(here, netip.Addr.IsPrivate), slices.ContainsFunc(other.Addresses, netip.Addr.IsPrivate); {
+	case inner && !outer:
 		detail += "\nthe answer here is an inner address: split DNS"
+	case outer && !inner:
+		detail += "\nthe answer there is an inner address: split DNS"
 	}
 	return diag.Found(diag.Warn, catalog.ResolversDiffer, "%s", detail)
 }

@@ -161,8 +161,14 @@ func listed(points []ccm.ManagementPoint, how string) diag.Finding {
 	return diag.Good("a management point answered through the gateway", "%s\n%d management points: %s", how, len(points), strings.Join(names[:min(len(names), 8)], ", "))
 }
 
+// deviceExchanges is how many exchanges a device may need: a token first, and each again with
+// a nonce, or over a new connection.
+const deviceExchanges = 12
+
 // byDevice asks as the device whose folder was given, and keeps to the gateway that is looked at.
 func (r *run) byDevice(ctx context.Context) diag.Finding {
+	ctx, cancel := context.WithTimeout(ctx, deviceExchanges*r.Timeout)
+	defer cancel()
 	agent, err := r.Device(func(step client.Step) { r.steps = append(r.steps, step) })
 	if err != nil {
 		return diag.FromError(diag.Fail, err, catalog.ClientStateDamaged)

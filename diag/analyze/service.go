@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"mime"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -87,13 +86,7 @@ func (r *run) get(ctx context.Context, path string, header http.Header, secret b
 	if r.Certificate != nil && r.Certificate.PrivateKey != nil && secret {
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return r.Certificate, nil }
 	}
-	transport := &http.Transport{
-		TLSClientConfig: config, DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10, DisableCompression: true,
-		TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{}, // HTTP/1.1: the reason phrase is part of the answer
-		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: r.Timeout}).DialContext(ctx, network, r.address)
-		},
-	}
+	transport := r.transport(config)
 	defer transport.CloseIdleConnections()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url(path), nil)
 	if err != nil {
@@ -110,8 +103,8 @@ func (r *run) get(ctx context.Context, path string, header http.Header, secret b
 		return answer{}, err
 	}
 	defer response.Body.Close()
+	r.hear(response.Header.Get("Date")) // before the body, which may come slowly
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	r.hear(response.Header.Get("Date"))
 	return answer{response.StatusCode, phraseOf(response), response.Header, body, trace.ID}, err
 }
 
@@ -134,6 +127,14 @@ func newTrace() logfile.Trace { return logfile.NewTrace(random24()) }
 
 func external(door ccm.Door, document string) string { return "/" + string(door) + "/" + document }
 
+// lost is a document that did not come, or not whole.
+func lost(what string, err error) diag.Finding {
+	if isTimeout(err) {
+		return diag.Found(diag.Fail, catalog.ClientTimeout, "%s does not come whole in time", what)
+	}
+	return diag.Found(diag.Fail, catalog.ClientConnectionLost, "%s: %s", what, Reason(err))
+}
+
 // checkService asks for ServiceMetadata by the open door, and by the other one, which wants
 // a token: both answers together tell a gateway from another server.
 func (r *run) checkService(ctx context.Context) []diag.Finding {
@@ -142,11 +143,11 @@ func (r *run) checkService(ctx context.Context) []diag.Finding {
 	}
 	open, err := r.get(ctx, external(ccm.DoorMutualAuth, "ServiceMetadata"), nil, false)
 	if err != nil {
-		return []diag.Finding{diag.Found(diag.Fail, catalog.ClientConnectionLost, "ServiceMetadata: %s", Reason(err))}
+		return []diag.Finding{lost("ServiceMetadata", err)}
 	}
 	closed, err := r.get(ctx, external(ccm.DoorServerAuth, "ServiceMetadata"), nil, false)
 	if err != nil {
-		return []diag.Finding{diag.Found(diag.Fail, catalog.ClientConnectionLost, "ServiceMetadata by the door for tokens: %s", Reason(err))}
+		return []diag.Finding{lost("ServiceMetadata by the door for tokens", err)}
 	}
 	detail := fmt.Sprintf("GET %s: %s\nGET %s without a token: %s", external(ccm.DoorMutualAuth, "ServiceMetadata"), open, external(ccm.DoorServerAuth, "ServiceMetadata"), closed)
 	if r.kind, r.healthy = recognise(open, closed); r.kind == kindUnknown {
@@ -182,29 +183,24 @@ func recognise(open, closed answer) (whose kind, healthy bool) {
 	return kindUnknown, false
 }
 
-// How far clocks may differ. Tokens and proofs are judged with a leeway of a minute.
+// How far clocks may differ: the leeway of tokens and proofs, and Kerberos' own.
 const (
 	clockDrift = time.Minute
 	clockSkew  = 5 * time.Minute
 )
 
-// checkClock compares the Date of the first answer, which has whole seconds.
-func (r *run) checkClock(context.Context) []diag.Finding {
-	if r.date == nil {
-		return []diag.Finding{diag.NotLooked("no answer of the gateway carried a Date")}
-	}
-	difference := r.date.theirs.Sub(r.date.ours).Round(time.Second)
-	detail := fmt.Sprintf("here %s, there %s: %s", r.date.ours.UTC().Format(time.DateTime), r.date.theirs.UTC().Format(time.DateTime), apart(difference))
-	if !r.trusted {
-		detail += "\nthe server was not recognised, so its clock proves nothing"
-	}
+// Clocks judges another clock beside this machine's, both read at the same moment; where says
+// whose it is.
+func Clocks(theirs, ours time.Time, where string) diag.Finding {
+	difference := theirs.Sub(ours).Round(time.Second) // a Date has whole seconds
+	detail := fmt.Sprintf("here %s, %s %s: %s", ours.UTC().Format(time.DateTime), where, theirs.UTC().Format(time.DateTime), apart(difference))
 	switch d := difference.Abs(); {
 	case d > clockSkew:
-		return []diag.Finding{diag.Found(diag.Fail, catalog.ClientClock, "%s", detail)}
+		return diag.Found(diag.Fail, catalog.ClientClock, "%s", detail)
 	case d > clockDrift:
-		return []diag.Finding{diag.Found(diag.Warn, catalog.ClientClock, "%s", detail)}
+		return diag.Found(diag.Warn, catalog.ClientClock, "%s", detail)
 	}
-	return []diag.Finding{diag.Good("the clocks agree", "%s", detail)}
+	return diag.Good("the clocks agree", "%s", detail)
 }
 
 func apart(d time.Duration) string {
@@ -215,6 +211,18 @@ func apart(d time.Duration) string {
 		return "this machine is " + d.String() + " behind"
 	}
 	return "this machine is " + (-d).String() + " ahead"
+}
+
+// checkClock compares the Date of the first answer.
+func (r *run) checkClock(context.Context) []diag.Finding {
+	if r.date == nil {
+		return []diag.Finding{diag.NotLooked("no answer of the gateway carried a Date")}
+	}
+	f := Clocks(r.date.theirs, r.date.ours, "there")
+	if !r.trusted {
+		f.Detail += "\nthe server was not recognised, so its clock proves nothing"
+	}
+	return []diag.Finding{f}
 }
 
 // checkTenant asks for what a device of the tenant is told before it has a token (S2). Only
@@ -228,7 +236,7 @@ func (r *run) checkTenant(ctx context.Context) []diag.Finding {
 	}
 	got, err := r.get(ctx, external(ccm.DoorServerAuth, "AADAuthInfo?TenantID="+url.QueryEscape(r.TenantID)), nil, false)
 	if err != nil {
-		return []diag.Finding{diag.Found(diag.Fail, catalog.ClientConnectionLost, "AADAuthInfo: %s", Reason(err))}
+		return []diag.Finding{lost("AADAuthInfo", err)}
 	}
 	var fields map[string]any
 	err = json.Unmarshal(got.body, &fields)

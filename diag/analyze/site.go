@@ -2,6 +2,7 @@ package analyze
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,6 +13,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
 
 	"postern/catalog"
 	"postern/ccm"
@@ -24,12 +26,12 @@ type Site struct {
 	Epoch   uint64 // of the site state in force; 0 when it is not known here
 	RootKey string // pin of the site root
 
-	Roles            []Role
+	Roles            []func(context.Context) Role // each asks one role of this machine
 	ManagementPoints []Point
 	Gateways         []Gateway
 	Connectors       []Connector
 
-	Timeout time.Duration    // of one exchange, default 5 s
+	Timeout time.Duration    // of one exchange, default diag.Patience
 	Now     func() time.Time // default time.Now
 }
 
@@ -62,13 +64,14 @@ type Connector struct {
 
 // NewSite returns the checks from the site's seat.
 func NewSite(s Site) []diag.Check {
-	if s.Timeout == 0 {
-		s.Timeout = 5 * time.Second
-	}
+	s.Timeout = cmp.Or(s.Timeout, diag.Patience)
 	if s.Now == nil {
 		s.Now = time.Now
 	}
-	checks := []diag.Check{{Name: "roles", What: "what each role says of itself", Run: s.checkRoles}}
+	var checks []diag.Check
+	for _, ask := range s.Roles {
+		checks = append(checks, diag.Check{Name: "role", What: "what a role says of itself", Run: func(ctx context.Context) []diag.Finding { return []diag.Finding{ask(ctx).finding()} }})
+	}
 	for _, p := range s.ManagementPoints {
 		checks = append(checks, diag.Check{Name: "MP", What: "the management point answers MPLIST, with a certificate under the site root", Run: func(ctx context.Context) []diag.Finding { return []diag.Finding{s.askPoint(ctx, p)} }})
 	}
@@ -81,34 +84,41 @@ func NewSite(s Site) []diag.Check {
 	return checks
 }
 
-func (s Site) checkRoles(context.Context) (findings []diag.Finding) {
-	for _, role := range s.Roles {
-		findings = append(findings, role.finding())
-	}
-	if len(findings) == 0 {
-		return []diag.Finding{diag.NotLooked("no role's configuration was given")}
-	}
-	return findings
-}
-
+// finding is what the role says, under the code that it names or the one that its kind mostly has.
 func (r Role) finding() diag.Finding {
-	facts := strings.Join(r.Facts, "\n")
-	switch {
-	case r.Err != nil:
+	if r.Err != nil {
 		f := diag.FromError(diag.Fail, r.Err, catalog.AdminDoorClosed)
 		f.Detail = r.Config + ": " + f.Detail
 		return f
-	case !r.OK && r.Role == "gateway":
-		return diag.Found(diag.Fail, catalog.GatewaySaysNotHealthy, "%s %s: %s\n%s", r.Role, r.Name, strings.Join(r.Problems, "; "), facts)
-	case !r.OK:
-		code := map[string]catalog.Code{"connector": catalog.GatewayUnreachable, "management-point": catalog.SymptomSelfTest}[r.Role]
-		f := diag.Finding{State: diag.Fail, Code: code, Title: "a role says that it is not well", Detail: fmt.Sprintf("%s %s: %s\n%s", r.Role, r.Name, strings.Join(r.Problems, "; "), facts)}
-		f.Remedy = []string{"Read what it says, then look at it: `postern status --config " + r.Config + "`, `postern doctor --config " + r.Config + "`."}
-		return f
-	case len(r.Problems) > 0:
-		return diag.Finding{State: diag.Warn, Code: catalog.GatewayNotConfirmed, Title: "a role works and has something to say", Detail: fmt.Sprintf("%s %s: %s\n%s", r.Role, r.Name, strings.Join(r.Problems, "; "), facts)}
 	}
-	return diag.Good(strings.TrimSpace(r.Role+" "+r.Name)+" says that it is well", "%s", facts)
+	facts := strings.Join(r.Facts, "\n")
+	if r.OK && len(r.Problems) == 0 {
+		return diag.Good(strings.TrimSpace(r.Role+" "+r.Name)+" says that it is well", "%s", facts)
+	}
+	state, title := diag.Fail, "a role says that it is not well"
+	if r.OK {
+		state, title = diag.Warn, "a role works and has something to say"
+	}
+	code, named := r.code()
+	f := diag.Found(state, code, "%s %s: %s\n%s", r.Role, r.Name, strings.Join(r.Problems, "; "), facts)
+	if !named && code != catalog.GatewaySaysNotHealthy {
+		f.Title = title
+		f.Remedy = []string{"Read what it says, then look at it: `postern status --config " + r.Config + "`, `postern doctor --config " + r.Config + "`."}
+	}
+	return f
+}
+
+// code is the first of the catalogue's that the role's problems name.
+func (r Role) code() (code catalog.Code, named bool) {
+	for _, word := range strings.FieldsFunc(strings.Join(r.Problems, " "), func(c rune) bool { return !unicode.IsLetter(c) && !unicode.IsDigit(c) }) {
+		if _, known := catalog.Lookup(catalog.Code(word)); known {
+			return catalog.Code(word), true
+		}
+	}
+	if r.OK {
+		return catalog.GatewayNotConfirmed, false
+	}
+	return cmp.Or(map[string]catalog.Code{"gateway": catalog.GatewaySaysNotHealthy, "connector": catalog.GatewayUnreachable}[r.Role], catalog.SymptomSelfTest), false
 }
 
 // checkGateways compares the epochs. A change takes seconds to be confirmed, so one that is
@@ -183,7 +193,7 @@ func (s Site) askPoint(ctx context.Context, p Point) diag.Finding {
 	var chain []*x509.Certificate
 	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true} // judged below
 	config.VerifyConnection = func(state tls.ConnectionState) error { chain = state.PeerCertificates; return nil }
-	transport := &http.Transport{TLSClientConfig: config, DisableKeepAlives: true, DialContext: (&net.Dialer{Timeout: s.Timeout}).DialContext}
+	transport := &http.Transport{TLSClientConfig: config, DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10, DialContext: (&net.Dialer{Timeout: s.Timeout}).DialContext}
 	defer transport.CloseIdleConnections()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, p.URL+"/SMS_MP/.sms_aut?"+string(ccm.AuthMPList), nil)
 	if err != nil {
@@ -217,7 +227,7 @@ func (s Site) askPoint(ctx context.Context, p Point) diag.Finding {
 func (s Site) reach(ctx context.Context, g Gateway) []diag.Finding {
 	r := newRun(Options{Gateway: g.URL, RootKey: s.RootKey, Timeout: s.Timeout, Now: s.Now})
 	var findings []diag.Finding
-	for _, step := range []func(context.Context) []diag.Finding{r.checkName, r.checkConnection, r.checkTLS, r.checkCertificate, r.checkService, r.checkClock} {
+	for _, step := range []func(context.Context) []diag.Finding{r.checkName, r.checkConnection, r.checkProxy, r.checkTLS, r.checkCertificate, r.checkService, r.checkClock} {
 		for _, f := range step(ctx) {
 			if f.State != diag.Skipped {
 				f.Detail = g.Name + ": " + f.Detail

@@ -165,7 +165,7 @@ func (r *run) shown(ctx context.Context, s said) diag.Finding {
 	}
 	got, err := r.get(ctx, external(ccm.DoorServerAuth, "ServiceMetadata"), header, true)
 	if err != nil {
-		return diag.Found(diag.Fail, catalog.ClientConnectionLost, "%s", Reason(err))
+		return lost("the answer to the token", err)
 	}
 	if got.status == http.StatusOK {
 		return diag.Good("the gateway takes the token", "%s (no use of it was spent)", got)

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -212,12 +213,14 @@ func postern(healthy bool) http.Handler {
 
 // options go to a stand-in, trusting the authority.
 func (w *world) options(s *standIn, edits ...func(*Options)) Options {
-	o := Options{Gateway: s.URL, Authorities: []*x509.Certificate{w.root.Certificate}, Resolver: resolver(w.dns), Nameserver: w.dns, Lists: &http.Client{}, Timeout: 3 * time.Second}
+	o := Options{Gateway: s.URL, Authorities: []*x509.Certificate{w.root.Certificate}, Resolver: resolver(w.dns), Nameserver: w.dns, Lists: &http.Client{}, Timeout: 3 * time.Second, Proxy: noProxy}
 	for _, edit := range edits {
 		edit(&o)
 	}
 	return o
 }
+
+func noProxy(*http.Request) (*url.URL, error) { return nil, nil }
 
 func (w *world) run(o Options) findings {
 	w.Helper()

@@ -50,7 +50,7 @@ type Options struct {
 	Directory    string // LDAP server, [NoDirectory], or "" for what DNS or krb5.conf gives
 
 	Resolver *net.Resolver    // nil for the system's
-	Timeout  time.Duration    // of one exchange, default 5 s
+	Timeout  time.Duration    // of one exchange, default diag.Patience
 	Now      func() time.Time // this machine's clock, default time.Now
 }
 
@@ -135,12 +135,9 @@ func SeatOf(options Options) Seat { return newRun(options).Seat }
 
 func newRun(options Options) *run {
 	r := &run{Options: options, found: map[string][]string{}}
-	r.Timeout = cmp.Or(r.Timeout, 5*time.Second)
+	r.Timeout, r.Resolver = cmp.Or(r.Timeout, diag.Patience), cmp.Or(r.Resolver, net.DefaultResolver)
 	if r.Now == nil {
 		r.Now = time.Now
-	}
-	if r.Resolver == nil {
-		r.Resolver = net.DefaultResolver
 	}
 	r.host, r.urls, r.broken = target(options.Server)
 	r.readConfig()

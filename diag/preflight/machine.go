@@ -18,12 +18,10 @@ import (
 
 // What a gateway wants of its machine.
 const (
-	wantFree   = 2 << 30
-	needFree   = 200 << 20
-	wantFiles  = 65_536
-	needFiles  = 4_096
-	clockDrift = time.Minute     // the leeway of tokens and proofs
-	clockSkew  = 5 * time.Minute // Kerberos' own
+	wantFree  = 2 << 30
+	needFree  = 200 << 20
+	wantFiles = 65_536
+	needFiles = 4_096
 )
 
 // checkClock compares with the time source, or with what the management point said.
@@ -39,21 +37,13 @@ func (r *run) checkClock(ctx context.Context) []diag.Finding {
 	if r.date == nil {
 		return []diag.Finding{diag.NotLooked("there is nothing to compare with; give --time-source or --management-point")}
 	}
-	difference := r.date.theirs.Sub(r.date.ours).Round(time.Second)
-	detail := fmt.Sprintf("here %s, at %s %s: %s apart", r.date.ours.UTC().Format(time.DateTime), r.date.source, r.date.theirs.UTC().Format(time.DateTime), difference.Abs())
-	switch d := difference.Abs(); {
-	case d > clockSkew:
-		return []diag.Finding{diag.Found(diag.Fail, catalog.ClientClock, "%s", detail)}
-	case d > clockDrift:
-		return []diag.Finding{diag.Found(diag.Warn, catalog.ClientClock, "%s", detail)}
-	}
-	return []diag.Finding{diag.Good("the clocks agree", "%s", detail)}
+	return []diag.Finding{analyze.Clocks(r.date.theirs, r.date.ours, "at "+r.date.source)}
 }
 
 // askTime asks the Date of a URL, or an NTP server.
 func (r *run) askTime(ctx context.Context) error {
 	if strings.Contains(r.TimeSource, "://") {
-		if _, _, err := r.ask(ctx, r.TimeSource); err != nil {
+		if _, err := r.ask(ctx, r.TimeSource, r.Proxy, "https", "http"); err != nil {
 			return err
 		}
 		if r.date == nil {

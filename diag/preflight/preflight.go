@@ -7,9 +7,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -45,9 +47,10 @@ type Options struct {
 	ManagementPoint string // https address that a connector will dial
 	Gateway         string // https address of a gateway that runs already, for a connector's machine
 
-	Resolver *net.Resolver    // nil for the system's
-	Timeout  time.Duration    // of one exchange, default 5 s
-	Now      func() time.Time // default time.Now
+	Proxy    func(*http.Request) (*url.URL, error) // to the gateway and a time source, as a connector's; default http.ProxyFromEnvironment
+	Resolver *net.Resolver                         // nil for the system's
+	Timeout  time.Duration                         // of one exchange, default diag.Patience
+	Now      func() time.Time                      // default time.Now
 }
 
 // run is one preflight.
@@ -66,12 +69,12 @@ type dated struct {
 // New returns the checks.
 func New(options Options) []diag.Check {
 	r := &run{Options: options}
-	r.Timeout = cmp.Or(r.Timeout, 5*time.Second)
+	r.Timeout, r.Resolver = cmp.Or(r.Timeout, diag.Patience), cmp.Or(r.Resolver, net.DefaultResolver)
 	if r.Now == nil {
 		r.Now = time.Now
 	}
-	if r.Resolver == nil {
-		r.Resolver = net.DefaultResolver
+	if r.Proxy == nil {
+		r.Proxy = http.ProxyFromEnvironment
 	}
 	r.Domain = strings.Trim(r.Domain, ".")
 	r.host = strings.ToLower(r.Name + "." + r.Domain)
@@ -224,10 +227,10 @@ func (r *run) judge(who, way string, found []netip.Addr) diag.Finding {
 	wanted := cmp.Or(r.Address, "the gateway's public address")
 	expected, err := netip.ParseAddr(r.Address)
 	switch {
-	case len(found) == 0:
-		return diag.Found(diag.Warn, catalog.ClientNameNotResolved, "%s: %s leads nowhere yet; put a record into the zone %s that leads to %s, outside and, where the company has its own zone inside (split DNS), there too", who, r.host, r.Domain, wanted)
 	case r.Address != "" && err != nil:
 		return diag.Found(diag.Fail, catalog.InvalidArgument, "--address %.64q is not an IP address", r.Address)
+	case len(found) == 0:
+		return diag.Found(diag.Warn, catalog.ClientNameNotResolved, "%s: %s leads nowhere yet; put a record into the zone %s that leads to %s, outside and, where the company has its own zone inside (split DNS), there too", who, r.host, r.Domain, wanted)
 	case r.Address != "" && !slices.Contains(found, expected):
 		return diag.Found(diag.Fail, catalog.ResolversDiffer, "%s: %s, wanted %s", who, way, r.Address)
 	case r.Address == "":
@@ -256,26 +259,23 @@ func portOf(listen string) string {
 	return port
 }
 
-// checkManagementPoint asks as a connector will, and learns the time on the way.
+// checkManagementPoint asks as a connector will, straight, and learns the time on the way.
 func (r *run) checkManagementPoint(ctx context.Context) []diag.Finding {
 	if r.ManagementPoint == "" {
 		return []diag.Finding{diag.NotLooked("give --management-point URL on the machine where the connector will run")}
 	}
-	response, chain, err := r.ask(ctx, strings.TrimRight(r.ManagementPoint, "/")+"/SMS_MP/.sms_aut?"+string(ccm.AuthMPList))
+	got, err := r.ask(ctx, strings.TrimRight(r.ManagementPoint, "/")+"/SMS_MP/.sms_aut?"+string(ccm.AuthMPList), nil, "https")
 	if err != nil {
 		return []diag.Finding{unreachable(err, catalog.BackendUnreachable, r.ManagementPoint)}
 	}
-	issuer := ""
-	if len(chain) > 0 {
-		issuer = "\nit shows a certificate of " + chain[0].Issuer.String()
+	told := fmt.Sprintf("%.200s: %s\nit shows a certificate of %s", r.ManagementPoint, got.status, got.issuer)
+	if got.code == http.StatusForbidden {
+		return []diag.Finding{diag.Good("the management point answers and wants a certificate of the company", "%s\nthe connector needs one for client authentication (client_certificates), with digital signature, from a root that the site allows", told)}
 	}
-	if response.StatusCode == http.StatusForbidden {
-		return []diag.Finding{diag.Good("the management point answers and wants a certificate of the company", "%s: %s%s\nthe connector needs one for client authentication (client_certificates), with digital signature, from a root that the site allows", r.ManagementPoint, response.Status, issuer)}
+	if _, err := ccm.ParseMPList(string(got.body)); got.code != http.StatusOK || err != nil {
+		return []diag.Finding{diag.Found(diag.Fail, catalog.BackendUnreachable, "%s\nthat is no answer of a management point to MPLIST: another server has the address, or a portal of the network answers", told)}
 	}
-	if response.StatusCode != http.StatusOK {
-		return []diag.Finding{diag.Found(diag.Fail, catalog.BackendUnreachable, "%s answers MPLIST with %s%s", r.ManagementPoint, response.Status, issuer)}
-	}
-	return []diag.Finding{diag.Good("the management point answers", "%s: %s%s", r.ManagementPoint, response.Status, issuer)}
+	return []diag.Finding{diag.Good("the management point answers", "%s", told)}
 }
 
 // checkGateway goes a connector's first steps to a gateway that runs already.
@@ -283,41 +283,67 @@ func (r *run) checkGateway(ctx context.Context) []diag.Finding {
 	if r.Gateway == "" {
 		return []diag.Finding{diag.NotLooked("give --gateway URL when one runs already, on the machine where the connector will run")}
 	}
-	response, chain, err := r.ask(ctx, strings.TrimRight(r.Gateway, "/")+"/"+string(ccm.DoorMutualAuth)+"/ServiceMetadata")
+	got, err := r.ask(ctx, strings.TrimRight(r.Gateway, "/")+"/"+string(ccm.DoorMutualAuth)+"/ServiceMetadata", r.Proxy, "https")
 	if err != nil {
-		return []diag.Finding{unreachable(err, catalog.GatewayUnreachable, r.Gateway)}
+		return []diag.Finding{unreachable(err, catalog.GatewayUnreachable, r.Gateway+got.by)}
 	}
-	return []diag.Finding{diag.Good("the gateway can be reached", "%s: %s\nit shows a certificate of %s; a connector compares its key with the pin on the site's list", r.Gateway, response.Status, chain[0].Issuer)}
+	told := fmt.Sprintf("%.200s: %s%s\nit shows a certificate of %s; a connector compares its key with the pin on the site's list", r.Gateway, got.status, got.by, got.issuer)
+	if got.code != http.StatusOK && !strings.Contains(got.status, "CMGService_") {
+		return []diag.Finding{diag.Found(diag.Fail, catalog.NotAGateway, "%s", told)}
+	}
+	return []diag.Finding{diag.Good("the gateway can be reached", "%s", told)}
 }
 
 func unreachable(err error, code catalog.Code, where string) diag.Finding {
-	return diag.Found(diag.Fail, code, "%s: %s", where, analyze.Reason(err))
+	return diag.Found(diag.Fail, code, "%.200s: %s", where, analyze.Reason(err))
 }
 
-// ask asks for one address without judging the certificate: nothing secret is sent.
-func (r *run) ask(ctx context.Context, address string) (*http.Response, []*x509.Certificate, error) {
+// maxAnswer bounds what is read of an answer.
+const maxAnswer = 256 << 10
+
+// answer is what an address says.
+type answer struct {
+	code   int
+	status string // the status line without the version
+	issuer string // of the certificate that was shown
+	by     string // which proxy, as words; "" straight
+	body   []byte
+}
+
+// ask asks one address, of one of these schemes, without judging the certificate: nothing secret is sent. Without choose it goes straight.
+func (r *run) ask(ctx context.Context, address string, choose func(*http.Request) (*url.URL, error), schemes ...string) (got answer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*r.Timeout)
 	defer cancel()
-	var chain []*x509.Certificate
-	config := &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true} // see the comment above
-	config.VerifyConnection = func(state tls.ConnectionState) error { chain = state.PeerCertificates; return nil }
-	transport := &http.Transport{TLSClientConfig: config, DisableKeepAlives: true, Proxy: http.ProxyFromEnvironment, MaxResponseHeaderBytes: 64 << 10,
-		DialContext: (&net.Dialer{Timeout: r.Timeout, Resolver: r.Resolver}).DialContext}
-	defer transport.CloseIdleConnections()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
-	if err != nil {
-		return nil, nil, err
+	if err != nil || request.URL.Host == "" || request.URL.User != nil || !slices.Contains(schemes, request.URL.Scheme) {
+		return got, errors.New("that is not an address such as https://mp.corp.example")
 	}
-	if request.URL.Scheme != "https" && request.URL.Scheme != "http" || request.URL.User != nil {
-		return nil, nil, fmt.Errorf("%.100q is not an address such as https://mp.corp.example", address)
+	dialer := &net.Dialer{Timeout: r.Timeout, Resolver: r.Resolver}
+	transport := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true}, // what it shows is told, and judged by whoever connects
+		DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10, DialContext: dialer.DialContext}
+	defer transport.CloseIdleConnections()
+	if choose != nil {
+		proxy, err := analyze.ChooseProxy(choose, request)
+		if err != nil {
+			return got, err
+		}
+		if proxy != nil {
+			analyze.Through(transport, proxy, dialer)
+			got.by = fmt.Sprintf(", through the proxy %.100s", proxy.Host)
+		}
 	}
 	response, err := transport.RoundTrip(request)
 	if err != nil {
-		return nil, nil, err
+		return got, err
 	}
-	response.Body.Close()
+	defer response.Body.Close()
 	if theirs, err := http.ParseTime(response.Header.Get("Date")); err == nil && r.date == nil {
 		r.date = &dated{theirs, r.Now(), address[:min(len(address), 100)]}
 	}
-	return response, chain, nil
+	got.code, got.status = response.StatusCode, fmt.Sprintf("%.100s", response.Status)
+	if response.TLS != nil {
+		got.issuer = fmt.Sprintf("%.200s", response.TLS.PeerCertificates[0].Issuer)
+	}
+	got.body, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	return got, err
 }

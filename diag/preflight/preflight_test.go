@@ -6,13 +6,16 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -140,6 +143,7 @@ func TestWhereTheNameLeads(t *testing.T) {
 	look(t, Options{Nameserver: wrong, Address: "203.0.113.7", Resolvers: []string{right}}, "DNS", "fail P090, pass", "wanted 203.0.113.7")
 	look(t, Options{Nameserver: nothing}, "DNS", "warn P557", "leads nowhere yet", "split DNS")
 	look(t, Options{Nameserver: right, Address: "gw1"}, "DNS", "fail P760")
+	look(t, Options{Nameserver: nothing, Address: "gw1"}, "DNS", "fail P760")
 }
 
 // TestCertificates: what a person brings for the gateway.
@@ -217,8 +221,37 @@ func TestWaysOfAConnector(t *testing.T) {
 	closed.Close()
 	look(t, Options{ManagementPoint: closed.URL}, "MP", "fail P453", "refused")
 	look(t, Options{Gateway: closed.URL}, "gateway", "fail P458", "refused")
-	look(t, Options{ManagementPoint: "mp.corp.example"}, "MP", "fail P453", "is not an address")
+	// What is no https address is none for a connector, and is not asked.
+	look(t, Options{ManagementPoint: "mp.corp.example"}, "MP", "fail P453", "not an address")
+	plain := httptest.NewServer(answers)
+	defer plain.Close()
+	look(t, Options{ManagementPoint: plain.URL}, "MP", "fail P453", "not an address")
+	look(t, Options{Gateway: plain.URL}, "gateway", "fail P458", "not an address")
+	// Somebody else has the address.
+	portal := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>Welcome") }))
+	defer portal.Close()
+	look(t, Options{ManagementPoint: portal.URL}, "MP", "fail P453", "a portal of the network")
+	web := httptest.NewTLSServer(http.NotFoundHandler())
+	defer web.Close()
+	look(t, Options{Gateway: web.URL}, "gateway", "fail P092", "404")
 	look(t, Options{}, "MP", "skipped")
+	// A connector goes to gateways through the company's proxy, and straight to the management point.
+	away := http.ProxyURL(must[*url.URL](t)(url.Parse(strings.Replace(closed.URL, "https://", "http://svc:canary@", 1))))
+	look(t, Options{ManagementPoint: server.URL, Proxy: away}, "MP", "pass")
+	look(t, Options{Gateway: server.URL, Proxy: away}, "gateway", "fail P458", "refused", "through the proxy 127.0.0.1")
+	var told atomic.Bool // a proxy of https:// that nobody knows gets no login
+	unknown := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { told.Store(true) }))
+	defer unknown.Close()
+	look(t, Options{Gateway: server.URL, Proxy: http.ProxyURL(must[*url.URL](t)(url.Parse(strings.Replace(unknown.URL, "//", "//svc:canary@", 1))))}, "gateway", "fail P458", "certificate")
+	if told.Load() {
+		t.Error("a proxy whose certificate is not known was asked")
+	}
+	broken := func(*http.Request) (*url.URL, error) { return nil, errors.New("invalid proxy address svc:canary") }
+	for _, f := range runCheck(t.Context(), Options{Gateway: server.URL, Proxy: broken, Timeout: time.Second}, "gateway") {
+		if f.Code != catalog.GatewayUnreachable || strings.Contains(f.Detail, "canary") || !strings.Contains(f.Detail, "HTTPS_PROXY") {
+			t.Errorf("a proxy that cannot be used: %s %s", f.Code, f.Detail)
+		}
+	}
 }
 
 // TestClock: by the Date of a URL and by NTP, a server that does not know the time among them.
@@ -228,7 +261,7 @@ func TestClock(t *testing.T) {
 	at := func(d time.Duration) func() time.Time { return func() time.Time { return time.Now().Add(d) } }
 	look(t, Options{TimeSource: server.URL}, "clock", "pass")
 	look(t, Options{TimeSource: server.URL, Now: at(2 * time.Minute)}, "clock", "warn P582")
-	look(t, Options{TimeSource: server.URL, Now: at(-time.Hour)}, "clock", "fail P582", "apart")
+	look(t, Options{TimeSource: server.URL, Now: at(-time.Hour)}, "clock", "fail P582", "behind")
 	look(t, Options{TimeSource: ntp(t, 2)}, "clock", "pass")
 	look(t, Options{TimeSource: ntp(t, 2), Now: at(time.Hour)}, "clock", "fail P582")
 	look(t, Options{TimeSource: ntp(t, 16)}, "clock", "skipped", "does not know the time")

@@ -7,28 +7,33 @@ import (
 
 // rule is one thing that secrets look like.
 type rule struct {
-	needs   []string // one of these is in every line that can hold it, in lower case; none: every line can
+	needs   []string // one of these is in every line that can hold it, in lower case; of blocks, in the text as it is
 	looks   *regexp.Regexp
 	replace func(found []byte) []byte // returns found when it is no secret after all
 }
 
 // blocks are private keys in PEM, over several lines: whole, without their end, and without their begin.
 var blocks = []rule{
-	{looks: regexp.MustCompile(`(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\z)`), replace: all},
-	{looks: regexp.MustCompile(`(?:[A-Za-z0-9+/=]+(?:\s|\\[rn])+)*-----END [A-Z0-9 ]*PRIVATE KEY-----`), replace: all},
+	{[]string{"PRIVATE KEY"}, regexp.MustCompile(`(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\z)`), all},
+	{[]string{"PRIVATE KEY-----", "PRIVATE KEY BLOCK-----"}, regexp.MustCompile(`(?:[A-Za-z0-9+/=]+(?:\s|\\[rn])+)*-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----`), all},
 }
+
+// quoted is a string in quotes, its end perhaps cut off. In JSON within JSON the quotes have backslashes before them: it then goes on to the end of the outer
+// string, which is too much and not too little.
+const quoted = `\\*"(?:\\.|[^"\\\r\n])*"?`
 
 // looks are tried on each line in order, each on what the ones before have left.
 var looks = []rule{
 	{[]string{"eyj"}, regexp.MustCompile(`eyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*){0,4}`), all}, // JOSE
-	{[]string{"authorization"}, regexp.MustCompile(`(?i)\bauthorization["']?\s*[:=][^\r\n"]*(?:"[^"\r\n]*")?`), value},
-	{[]string{"dpop", "cookie", "x-api-key"}, regexp.MustCompile(`(?i)\b(?:dpop|cookie|set-cookie|x-api-key)["']?\s*[:=]\s*"?[^\r\n"]*`), value},
+	{[]string{"authorization", "dpop", "cookie", "x-api-key"},
+		regexp.MustCompile(`(?i)\b(?:authorization|dpop|cookie|set-cookie|x-api-key)\\*["']?\s*[:=]\s*(?:\[(?:[\s,]*` + quoted + `)+|` + quoted + `|[^\r\n"]*(?:"[^"\r\n]*")?)`), value},
 	{[]string{"bearer", "dpop", "negotiate", "basic", "ntlm", "kerberos"}, regexp.MustCompile(`(?i)\b(?:bearer|dpop|negotiate|basic|ntlm|kerberos)\s+[A-Za-z0-9._~+/=-]{8,}`), credential},
 	{[]string{"regtoken"}, regexp.MustCompile(`(?i)/?\bregtoken[:=]\s*"?[^\s"]+`), value},
 	{[]string{"pass", "pwd", "secret", "kennwort", "api", "private", "credential"},
-		regexp.MustCompile(`(?i)(?:password|passwd|passphrase|pwd|secret|kennwort|api[_-]?key|private[_-]?key|credential)[a-z0-9_]*\\*["']?\s*[:=]\s*(?:\\*"[^"\r\n]*"?|'[^'\r\n]*'?|[^\s,;&}]+)`), value},
+		regexp.MustCompile(`(?i)(?:\bpass|pass[ _-]?wor[dt]|passwd|passphrase|passcode|pwd|secret|kennwort|mot[ _-]?de[ _-]?passe|api[_-]?key|private[_-]?key|credential)[a-z0-9_.-]*\\*["']?\s*[:=]\s*(?:` + quoted + `|'(?:\\.|[^'\\\r\n])*'?|[^\s"]+)`), value},
+	{[]string{`"d`, `"k`}, regexp.MustCompile(`\\*"[dk]\\*"\s*:\s*\\*"[A-Za-z0-9_+/=-]{8,}`), value}, // the private part of a JWK
 	{[]string{"token", "key", "assertion", "sig=", `sig"`, "nonce"}, regexp.MustCompile(`(?i)(?:token|key|assertion|sig|nonce)\\*["']?\s*[:=]\s*\\*["']?[A-Za-z0-9._~+/=-]{8,}`), named},
-	{[]string{"://"}, regexp.MustCompile(`://[^\s/@:"]*:[^\s/@"]+@`), userinfo},
+	{[]string{":/", `:\/`}, regexp.MustCompile(`:(?:\\?/){1,2}[^\s/@:"<>\\]*:[^\s"<>]*@`), userinfo},
 }
 
 func all([]byte) []byte { return []byte(Mark) }
@@ -72,8 +77,9 @@ func named(found []byte) []byte {
 	return append(append([]byte{}, found[:at[1]]...), Mark...)
 }
 
+// userinfo leaves scheme and user of an address.
 func userinfo(found []byte) []byte {
-	at := bytes.IndexByte(found[3:], ':') + 4
+	at := bytes.IndexByte(found[1:], ':') + 2
 	return append(append([]byte{}, found[:at]...), Mark+"@"...)
 }
 
@@ -112,7 +118,7 @@ func blob(run []byte) bool {
 	if public.Match(run) {
 		return false
 	}
-	for piece := range bytes.FieldsFuncSeq(run, func(r rune) bool { return r == '/' || r == '-' || r == '_' || r == '+' || r == '=' }) {
+	for piece := range bytes.FieldsFuncSeq(run, func(r rune) bool { return r == '/' || r == '-' || r == '_' || r == '=' }) {
 		if len(piece) >= 16 && mixed(piece) {
 			return true
 		}

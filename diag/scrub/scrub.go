@@ -9,7 +9,12 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
+	"net/url"
 	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
 )
 
 // Mark stands where something was left out.
@@ -30,8 +35,9 @@ type Scrubber struct {
 	short   [][]byte // forms of less than a window, the longest first
 }
 
-// New returns a scrubber that knows these secrets: it finds them, and all pieces of 16 bytes or more, as they are, in UTF-16, in hexadecimal and in base64.
-// Secrets of less than 4 bytes are not looked for.
+// New returns a scrubber that knows these secrets: it finds them, and all pieces of 16 bytes or more, as they are, in UTF-16, in hexadecimal and in base64, and
+// readable ones as JSON and addresses write them. Those that matter most come first: behind 32 KiB of them pieces of less than 24 bytes are not found, and what
+// comes behind 512 KiB is not looked for at all. Neither are secrets of less than 4 bytes.
 func New(secrets ...[]byte) *Scrubber {
 	s := &Scrubber{windows: map[[window]byte]struct{}{}, filter: make([]uint64, filter/64)}
 	total, stride := 0, 1
@@ -64,7 +70,30 @@ func forms(secret []byte) (all [][]byte) {
 			all = append(all, encoded(base64.RawStdEncoding, plain, shift), encoded(base64.RawURLEncoding, plain, shift))
 		}
 	}
+	return append(all, escaped(secret)...)
+}
+
+// escaped are the forms that a readable secret takes in JSON and in addresses, where they differ from it.
+func escaped(secret []byte) (all [][]byte) {
+	if len(secret) > 1<<10 || !utf8.Valid(secret) {
+		return nil
+	}
+	text := string(secret)
+	for _, form := range []string{inQuotes(text, true), inQuotes(text, false), strconv.Quote(text)[1:], url.QueryEscape(text), url.PathEscape(text)} {
+		if form = strings.TrimSuffix(form, `"`); form != text {
+			all = append(all, []byte(form))
+		}
+	}
 	return all
+}
+
+// inQuotes is a text as JSON has it, behind its opening quote; without html as log/slog writes it.
+func inQuotes(text string, html bool) string {
+	var out strings.Builder
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(html)
+	_ = encoder.Encode(text) // a string always has a form
+	return strings.TrimSpace(out.String())[1:]
 }
 
 // wide is a text in UTF-16, little endian for 0 and big endian for 1.
@@ -162,8 +191,8 @@ func (s *Scrubber) Text(text []byte) (clean []byte, leftOut int) {
 	text = bytes.ReplaceAll(text, []byte{0}, nil) // what was UTF-16 can be read by the rules below
 	text, more := s.known(text)
 	leftOut += more
-	if bytes.Contains(text, []byte("PRIVATE KEY-----")) {
-		for _, r := range blocks {
+	for _, r := range blocks {
+		if r.mayHold(text) {
 			text = r.apply(text, &leftOut)
 		}
 	}
@@ -178,13 +207,17 @@ func (s *Scrubber) Text(text []byte) (clean []byte, leftOut int) {
 func lookThrough(line []byte, leftOut *int) []byte {
 	low := bytes.ToLower(line)
 	for _, r := range looks {
-		if slices.ContainsFunc(r.needs, func(word string) bool { return bytes.Contains(low, []byte(word)) }) {
+		if r.mayHold(low) {
 			line = r.apply(line, leftOut)
 		}
 	}
 	line, more := blobs(line)
 	*leftOut += more
 	return line
+}
+
+func (r rule) mayHold(text []byte) bool {
+	return slices.ContainsFunc(r.needs, func(word string) bool { return bytes.Contains(text, []byte(word)) })
 }
 
 func (r rule) apply(text []byte, leftOut *int) []byte {

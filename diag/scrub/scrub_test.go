@@ -4,6 +4,10 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
+	"log/slog"
+	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -67,6 +71,26 @@ func TestWhatLooksLikeASecretIsLeftOut(t *testing.T) {
 		"bytes in base64":           {"read q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA= from", "q83vEj"},
 		"bytes in hexadecimal":      {"read " + strings.Repeat("0a1b2c3d", 12) + " from", "0a1b2c3d0a1b"},
 		"text in UTF-16":            {utf16("password=" + secret), secret},
+
+		"a header cut off":                {`{"Authorization":"Bearer ` + secret, secret},
+		"a header in quoted JSON":         {`"body":"{\"Authorization\":\"Basic dXNlcjpwYXNz\"}"`, "dXNlcjpwYXNz"},
+		"headers as a list":               {`"Cookie":["a=1","b=` + secret + `"],"x":1`, secret},
+		"headers as Go prints them":       {"map[Accept:[*/*] Authorization:[Basic dXNlcjpwYXNz]]", "dXNlcjpwYXNz"},
+		"a password with a quote":         {`"password":"ab\"cdefgh","x":1`, "cdefgh"},
+		"a quoted password with a quote":  {`password='it\'s hidden' user=x`, "hidden"},
+		"a password with commas":          {"password=ab,cd;ef&gh}ij user=x", "gh}ij"},
+		"a password in German":            {"Passwort: " + secret, secret},
+		"a password in French":            {"Mot de passe : " + secret, secret},
+		"pass":                            {"smtp.pass = " + secret, secret},
+		"a name that goes on":             {"password.database: " + secret, secret},
+		"spelled otherwise":               {"Db_Pass-Word=" + secret, secret},
+		"an address with @ in a password": {"postgres://postern:p@" + secret + "@db/postern", secret},
+		"an address with / in a password": {"postgres://postern:p/" + secret + "@db/postern", secret},
+		"an address with one slash":       {"postgres:/postern:" + secret + "@db/postern", secret},
+		"an address in JSON":              {`"postgres:\/\/postern:` + secret + `@db\/postern"`, secret},
+		"a JWK":                           {`{"kty":"EC","crv":"P-256","d":"4CO2fRkKDPVixa6zlA5f8OgMa20HMi14Z-GBJFCS3Os"}`, "4CO2fRkK"},
+		"a PGP key":                       {"-----BEGIN PGP PRIVATE KEY BLOCK-----\nabc\n-----END PGP PRIVATE KEY BLOCK-----", "abc"},
+		"a key in JSON":                   {`"key":"-----BEGIN PRIVATE KEY-----\nMIIabc\n-----END PRIVATE KEY-----\n"`, "MIIabc"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			clean, n := scrub.New().Text([]byte(test.text))
@@ -80,6 +104,26 @@ func TestWhatLooksLikeASecretIsLeftOut(t *testing.T) {
 	}
 }
 
+// TestKnownSecretsAreFoundEscaped: a password with characters that JSON and addresses write otherwise.
+func TestKnownSecretsAreFoundEscaped(t *testing.T) {
+	const password = `a"b\c&d<é f@g/h%`
+	s := scrub.New([]byte(password))
+	html, err := json.Marshal(password)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("tried " + password)
+	address := url.URL{Scheme: "postgres", User: url.UserPassword("postern", password), Host: "db"}
+	for name, text := range map[string]string{
+		"JSON": string(html), "slog": log.String(), "Go": strconv.Quote(password), "a query": "x=" + url.QueryEscape(password), "a path": "/" + url.PathEscape(password), "an address": address.String(),
+	} {
+		if clean, n := s.Text([]byte(text)); n == 0 || bytes.Contains(clean, []byte("f@g")) || bytes.Contains(clean, []byte("f%40g")) {
+			t.Errorf("%s: %s became %s", name, text, clean)
+		}
+	}
+}
+
 func TestWhatABundleIsReadByStays(t *testing.T) {
 	for _, text := range []string{
 		"device GUID:BD4A2F49-EA94-4A46-B1BF-8F8C46372B23 (wk1.corp.example) at 203.0.113.9",
@@ -88,6 +132,8 @@ func TestWhatABundleIsReadByStays(t *testing.T) {
 		"POST /CCM_Proxy_MutualAuth/72057594037927937/CCM_System/request 200", "site_key: /var/lib/postern/site/site.key", "Negotiate authentication failed", "the token: expired",
 		`"bulk-token":"bd4a2f49-ea94-4a46-b1bf-8f8c46372b23"`, "postern_mp_request_seconds_bucket{route=\"/CCM_STS\",status=\"200\",le=\"0.0005\"} 12",
 		`{"time":"2026-11-22T06:27:35.795716126Z","level":"INFO","msg":"request answered","proof":"message-signature"}`,
+		"the checks: 3 pass, 0 fail; https://mp.corp.example:8443/SMS_MP and https://gw.corp.example/x",
+		`{"level":"WARN","msg":"connection lost","error":"dial tcp 10.0.0.1:443: refused","address":"203.0.113.9:55123"}`,
 		`<![LOG[Registered client GUID:BD4A2F49-EA94-4A46-B1BF-8F8C46372B23]LOG]!><time="06:27:35.795+000" date="11-22-2026" component="MP_RegistrationManager" context="" type="1" thread="1" file="x.go:1">`,
 	} {
 		if clean, n := scrub.New().Text([]byte(text)); n != 0 || string(clean) != text {

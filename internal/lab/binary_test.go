@@ -48,9 +48,10 @@ func cleanUp(code int) {
 // run runs the program to its end.
 func run(t testing.TB, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
+	path := program(t) // building it takes its own time
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	c := exec.CommandContext(ctx, program(t), args...)
+	c := exec.CommandContext(ctx, path, args...)
 	var out, err bytes.Buffer
 	c.Stdout, c.Stderr = &out, &err
 	if failed := c.Run(); failed != nil && c.ProcessState == nil {

@@ -175,7 +175,7 @@ func TestBulkTokenBlocked(t *testing.T) {
 	early := newDevice(t, "early")
 	early.register = w.token(w.exchange(early, raw, token.KindCCM)).AccessToken
 	began := time.Now()
-	_, err := w.Site().BlockBulkToken(t.Context(), kept.ID, true, "test")
+	_, err := w.Site().BlockBulkToken(t.Context(), kept.ID, true, "test", "try it")
 	w.must(err)
 	w.settled()
 	if took := time.Since(began); took > 5*time.Second {
@@ -186,7 +186,7 @@ func TestBulkTokenBlocked(t *testing.T) {
 	w.refuses(invalid, func() answer {
 		return w.message(early, early.register, "MP_ClientRegistration", early.registration(t), false)
 	})
-	_, err = w.Site().BlockBulkToken(t.Context(), kept.ID, false, "test")
+	_, err = w.Site().BlockBulkToken(t.Context(), kept.ID, false, "test", "try it")
 	w.must(err)
 	w.settled()
 	w.token(w.exchange(newDevice(t, "later"), raw, token.KindCCM))
@@ -208,7 +208,7 @@ func TestBulkTokenBlockedWhileItIsUsed(t *testing.T) {
 			}
 		})
 	}
-	_, err := w.Site().BlockBulkToken(t.Context(), kept.ID, true, "test")
+	_, err := w.Site().BlockBulkToken(t.Context(), kept.ID, true, "test", "try it")
 	w.must(err)
 	late := newDevice(t, "late") // refused, by whichever hop knows
 	if a := w.exchange(late, raw, token.KindCCM); a.status == http.StatusOK || a.problem() != catalog.TokenBlocked {

@@ -292,6 +292,7 @@ func TestTwoNodesBehindOneName(t *testing.T) {
 	host := i.Host("mpcluster")
 	first := i.add(t, host, i.ClusterKeytab()).trusted(i.Child)
 	second := i.add(t, host, i.ClusterKeytab())
+	eventually(second, "both nodes to know each other", func() bool { return first.Site().Epoch() == second.Site().Epoch() })
 	s := realmstest.Login(t, i.Realms, i.Child)
 	d := computer(t)
 	ours := inDomain("child.a2003.vm.local")
@@ -303,7 +304,6 @@ func TestTwoNodesBehindOneName(t *testing.T) {
 		t.Errorf("the first node answered %+v, want approved", response)
 	}
 	first.refuses(refusal{status: 401, code: catalog.KerberosReplay}, func() answer { return first.registerBy(d, token, ours) })
-	eventually(second, "both nodes to know each other", func() bool { return first.Site().Epoch() == second.Site().Epoch() })
 	second.unchanged(func() {
 		a := second.registerBy(computer(t), token, ours)
 		second.refusedLate(a, catalog.KerberosReplay)

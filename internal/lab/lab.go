@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -192,7 +191,7 @@ func (l *Lab) ManagementPointURL() string {
 }
 
 func (l *Lab) startGateway(ctx context.Context, options Options) (string, error) {
-	address, err := freeAddress()
+	address, err := role.FreeAddress()
 	if err != nil {
 		return "", err
 	}
@@ -213,21 +212,6 @@ func (l *Lab) startGateway(ctx context.Context, options Options) (string, error)
 	}
 	l.GatewayHost = net.JoinHostPort("localhost", portOf(l.Gateway.Addresses["https"]))
 	return "listens at https://" + l.GatewayHost + "; its key was made in place and the site lists its pin", nil
-}
-
-// freeAddress finds a port that is free now. The gateway's address is listed at the site before it starts, so it cannot choose one itself. The
-// port is below those that systems give away by themselves, so that nobody else has it a moment later.
-func freeAddress() (string, error) {
-	const first, count, tries = 20_000, 12_000, 100
-	var l net.Listener
-	var err error
-	for range tries {
-		if l, err = net.Listen("tcp", fmt.Sprint("127.0.0.1:", first+rand.N(count))); err == nil {
-			defer l.Close()
-			return l.Addr().String(), nil
-		}
-	}
-	return "", err
 }
 
 func portOf(address string) string {

@@ -225,7 +225,7 @@ func newMatrix(t testing.TB) *matrix {
 		disabled.name, disabled.raw, disabled.fault = s.name+" of a tenant that is switched off", mint(c.disabled, as), catalog.EntraTenantDisabled
 		add(disabled)
 	}
-	_, err = c.Site().BlockBulkToken(t.Context(), kept.ID, true, "test")
+	_, err = c.Site().BlockBulkToken(t.Context(), kept.ID, true, "test", "try it")
 	c.must(err)
 	_, err = c.Site().Block(t.Context(), blocked.id, "test", "lost")
 	c.must(err)

@@ -157,7 +157,7 @@ func TestRevokedConnector(t *testing.T) {
 	if _, err := w.dialTunnel(second); err != nil {
 		t.Fatalf("before it is blocked: %v", err)
 	}
-	w.must(w.Site().BlockConnector(t.Context(), "lab2", true, "test"))
+	w.must(w.Site().BlockConnector(t.Context(), "lab2", true, "test", "try it"))
 	eventually(t, "the gateway has dropped lab2", func() bool {
 		return !slices.ContainsFunc(w.Gateway.Gateway.Status().Connectors, func(c tunnel.Connection) bool { return c.Name == "lab2" })
 	})
@@ -182,7 +182,7 @@ func TestBlockedLastConnector(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	d := w.enrolled("laptop")
-	w.must(w.Site().BlockConnector(t.Context(), "lab1", true, "test"))
+	w.must(w.Site().BlockConnector(t.Context(), "lab1", true, "test", "try it"))
 	eventually(t, "the gateway has no connector", func() bool { return len(w.Gateway.Gateway.Status().Connectors) == 0 })
 	w.refuses(refusal{status: 503, code: catalog.NoConnector}, func() answer {
 		a := w.message(d, d.ccm, "MP_PolicyManager", d.assignments(), true)
@@ -263,7 +263,7 @@ func TestTamperedSiteState(t *testing.T) {
 	d := w.enrolled("laptop")
 	old, _, err := w.Site().State()
 	w.must(err)
-	_, err = w.Site().BlockBulkToken(t.Context(), kept.ID, true, "test")
+	_, err = w.Site().BlockBulkToken(t.Context(), kept.ID, true, "test", "try it")
 	w.must(err)
 	w.settled()
 	current, _, err := w.Site().State()

@@ -63,7 +63,7 @@ func TestFailedStepSaysWhy(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	raw, kept := w.bulk(1)
-	_, err := w.Site().BlockBulkToken(t.Context(), kept.ID, true, "test")
+	_, err := w.Site().BlockBulkToken(t.Context(), kept.ID, true, "test", "try it")
 	w.must(err)
 	w.settled()
 	if err := w.Enrol(t.Context(), "refused", raw); catalog.CodeOf(err) != catalog.TokenBlocked {

@@ -614,6 +614,11 @@ func (w *world) unchanged(act func()) {
 	act()
 	if got, want := fmt.Sprint(w.state()), fmt.Sprint(before); got != want {
 		w.Errorf("the site has changed:\ngot  %s\nwant %s", got, want)
+		entries, err := w.Site().TrustLog(w.Context(), 0, 0)
+		w.must(err)
+		for _, e := range entries {
+			w.Logf("%d %s: %s %s", e.At.UnixMilli(), e.Actor, e.Action, e.Subject) // epochs are milliseconds of the clock too
+		}
 	}
 }
 

@@ -104,7 +104,7 @@ func newCheckpoints(c Config, s *site.Site, now func() time.Time, log *slog.Logg
 	return &checkpoints{path: CheckpointFile(c), site: s, entries: checkpointEntries, now: now, log: log, began: now()}
 }
 
-// run looks at the trust log every few seconds until ctx ends.
+// run looks at the trust log every few seconds until ctx ends, and signs a checkpoint at its end: what is cut off while nobody looks is then seen at the next start.
 func (c *checkpoints) run(ctx context.Context) error {
 	look := time.NewTicker(checkpointLook)
 	defer look.Stop()
@@ -112,10 +112,31 @@ func (c *checkpoints) run(ctx context.Context) error {
 		c.tell(c.look(ctx))
 		select {
 		case <-ctx.Done():
+			c.tell(c.end(context.WithoutCancel(ctx)))
 			return nil
 		case <-look.C:
 		}
 	}
+}
+
+// checkpointEnd is how long the last checkpoint may hold up the end of the role.
+const checkpointEnd = 5 * time.Second
+
+// end signs a checkpoint of what came since the last one.
+func (c *checkpoints) end(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, checkpointEnd)
+	defer cancel()
+	if err := c.look(ctx); err != nil {
+		return err
+	}
+	head, err := c.site.WatchTrustLog(ctx)
+	if errors.Is(err, site.ErrUnavailable) || ctx.Err() != nil || err == nil && head.Sequence == c.last.Sequence {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return c.sign(ctx)
 }
 
 // look signs a checkpoint when one is due. That the log was cut off is seen at once, whether one is due or not.
@@ -123,7 +144,7 @@ func (c *checkpoints) look(ctx context.Context) error {
 	if err := c.reread(ctx); err != nil {
 		return err
 	}
-	head, err := c.site.TrustHead(ctx)
+	head, err := c.site.WatchTrustLog(ctx)
 	if errors.Is(err, site.ErrUnavailable) || ctx.Err() != nil {
 		return nil // the database is away, which others tell
 	}
@@ -139,6 +160,11 @@ func (c *checkpoints) look(ctx context.Context) error {
 	if same || grown && head.Sequence < c.last.Sequence+c.entries && c.now().Sub(since).Abs() < checkpointAge {
 		return nil
 	}
+	return c.sign(ctx)
+}
+
+// sign adds a checkpoint to the file.
+func (c *checkpoints) sign(ctx context.Context) error {
 	signed, made, err := c.site.Checkpoint(ctx, c.last)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -173,6 +174,52 @@ func TestCheckpointsOfALogThatWasTamperedWith(t *testing.T) {
 	w.looks("accepted by a person", "", 6, 17)
 	w.change(5)
 	w.looks("and on", "", 6, 17, 22)
+}
+
+// TestTailThatWasCutOffBetweenCheckpoints: what no checkpoint has seen yet, the running management point has.
+func TestTailThatWasCutOffBetweenCheckpoints(t *testing.T) {
+	w := notaryOf(t)
+	w.looks("at the start", "", 1)
+	w.change(3)
+	w.looks("a few new ones", "", 1)
+	w.tamper("drop trigger trust_log_no_update", "drop trigger trust_log_no_delete", "delete from trust_log where sequence > 2")
+	verified := func(what string, want catalog.Code) {
+		t.Helper()
+		report, err := w.site.Audit(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := catalog.CodeOf(report.Err()); got != want {
+			t.Errorf("%s: the audit says %v, want %q", what, report.Err(), want)
+		}
+	}
+	w.looks("cut off", catalog.TrustLogCutOff, 1)
+	verified("cut off", catalog.TrustLogCutOff)
+	if _, signed, err := w.site.TrustPage(t.Context(), 0, 100); catalog.CodeOf(err) != catalog.TrustLogCutOff || signed != "" {
+		t.Errorf("what was cut off is exported, signed %q: %v", signed, err)
+	}
+	w.change(2)
+	w.looks("grown to the same length", catalog.TrustLogRewritten, 1)
+	verified("grown to the same length", catalog.TrustLogRewritten)
+	w.change(2)
+	w.looks("grown beyond", catalog.TrustLogRewritten, 1)
+	verified("grown beyond", catalog.TrustLogRewritten)
+	accepted, _, err := w.site.AcceptTrustLog(t.Context(), nil, "a copy", "anna")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := AppendCheckpoint(w.path, accepted); err != nil {
+		t.Fatal(err)
+	}
+	w.looks("accepted by a person", "", 1, 7)
+	verified("accepted by a person", "")
+	w.change(2)
+	if err := w.end(t.Context()); err != nil || !slices.Equal(w.signed(), []uint64{1, 7, 9}) {
+		t.Errorf("at the end of the role there are checkpoints of %v, %v", w.signed(), err)
+	}
+	if err := w.end(t.Context()); err != nil || len(w.signed()) != 3 {
+		t.Errorf("and where nothing is new: %v, %v", w.signed(), err)
+	}
 }
 
 func (w *notary) raw(n int) string {

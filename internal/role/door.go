@@ -66,6 +66,7 @@ type door struct {
 	run      RunVerb // nil where the role has no verbs
 	listener net.Listener
 	server   *http.Server
+	end      context.CancelFunc // of what is asked of the door
 }
 
 // open makes the socket. A socket that a killed process left behind is replaced; one that answers is somebody's.
@@ -83,7 +84,9 @@ func (d *door) open(path string) error {
 		return catalog.Wrap(catalog.FolderNotWritable, err, "the administration door %s cannot be opened; its path may have at most 100 bytes", path)
 	}
 	d.listener = listener
-	d.server = &http.Server{Handler: d.routes(), ReadHeaderTimeout: 5 * time.Second}
+	asked, end := context.WithCancel(context.Background())
+	d.end = end
+	d.server = &http.Server{Handler: d.routes(), ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return asked }}
 	go d.server.Serve(listener)
 	return nil
 }
@@ -122,12 +125,26 @@ func (d *door) serveVerb(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, d.run(r.Context(), verb))
 }
 
+// doorGrace is how long a command may go on when its role stops. One that waits, as with --wait, must not use up the time of the requests of devices.
+const doorGrace = 2 * time.Second
+
 func (d *door) close(ctx context.Context) {
 	if d.server == nil {
 		return
 	}
-	d.server.Shutdown(ctx)
-	os.Remove(d.listener.Addr().String())
+	defer os.Remove(d.listener.Addr().String())
+	soon, cancel := context.WithTimeout(ctx, doorGrace)
+	defer cancel()
+	ended := d.server.Shutdown(soon)
+	d.end()
+	if ended == nil {
+		return
+	}
+	last, cancel := context.WithTimeout(ctx, doorGrace)
+	defer cancel()
+	if d.server.Shutdown(last) != nil {
+		d.server.Close()
+	}
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

@@ -1,6 +1,7 @@
 package role
 
 import (
+	"context"
 	"net"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"postern/catalog"
+	"postern/site"
 )
 
 // socketFolder is a folder with a short path: that of a socket may have about 100 bytes.
@@ -35,6 +37,10 @@ func TestADoorThatDoesNotAnswerIsNotWaitedForWithoutEnd(t *testing.T) {
 	}
 	if door.patience != doorPatience {
 		t.Errorf("patience %s, want %s", door.patience, doorPatience)
+	}
+	c.Role = ManagementPoint
+	if _, err := StartManagementPoint(t.Context(), c, Environment{}); catalog.CodeOf(err) != catalog.StateInUse {
+		t.Errorf("a second management point on its folder: %v, want %s", err, catalog.StateInUse)
 	}
 	door.patience = 10 * time.Millisecond
 	asks := map[string]func() error{
@@ -75,4 +81,46 @@ func TestARoleThatDoesNotStartLeavesItsAddress(t *testing.T) {
 		t.Fatalf("the address is still taken: %v", err)
 	}
 	again.Close()
+}
+
+// Whoever waits behind the door, as with --wait, does not use up the time that devices' requests have when the role stops.
+func TestAStopEndsWhoWaitsBehindTheDoor(t *testing.T) {
+	made, err := InitSite(t.Context(), NewSite{Dir: filepath.Join(socketFolder(t), "site"), Code: "P01", HTTPS: "127.0.0.1:0", Actor: "test"}, Protection{}, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Load(made.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	began, ended := make(chan struct{}), make(chan struct{})
+	wait := func(*site.Site, func(context.Context, string) error) RunVerb {
+		return func(ctx context.Context, _ Verb) VerbResult {
+			close(began)
+			<-ctx.Done()
+			close(ended)
+			return VerbResult{Exit: 4}
+		}
+	}
+	r, err := StartManagementPoint(t.Context(), c, Environment{Verbs: wait})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := make(chan VerbResult, 1)
+	go func() {
+		result, _ := Knock(c).Run(context.Background(), Verb{})
+		answer <- result
+	}()
+	<-began
+	if err := r.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-ended:
+	default:
+		t.Fatal("the role has stopped and the command waits still")
+	}
+	if got := <-answer; got.Exit != 4 {
+		t.Errorf("whoever waited was told %+v", got)
+	}
 }

@@ -76,6 +76,13 @@ func gatewayHealth(c Config, g *gateway.Gateway, protectedBy string) Health {
 	if len(status.Connectors) == 0 {
 		h.problem("no connector is connected: devices get 503")
 	}
+	for _, code := range status.Problems {
+		switch code {
+		case catalog.ClockBehind, catalog.GatewayStateFile, catalog.GatewayCertificateExpired:
+			entry, _ := catalog.Lookup(code)
+			h.problem("%s (%s)", entry.Title, code)
+		}
+	}
 	return h
 }
 

@@ -100,7 +100,7 @@ func (w *windows) watch(ctx context.Context, log *slog.Logger) error {
 // refresh reads the keytab when the file has changed, and again and again while it cannot be taken: then it may be its mode that changes.
 func (w *windows) refresh(log *slog.Logger) {
 	now, err := os.Stat(w.path)
-	if err == nil && w.seen != nil && w.stale.Load() == nil && os.SameFile(now, w.seen) && now.ModTime().Equal(w.seen.ModTime()) && now.Size() == w.seen.Size() {
+	if err == nil && w.stale.Load() == nil && unchanged(now, w.seen) {
 		return
 	}
 	keytab, err := w.load()

@@ -1,6 +1,7 @@
 package role
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -18,6 +19,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,6 +27,7 @@ import (
 
 	"postern/auth"
 	"postern/catalog"
+	"postern/connector"
 	"postern/keyfile"
 	"postern/token"
 )
@@ -218,43 +221,46 @@ func JoinConnector(ctx context.Context, ask NewConnector, protection Protection,
 	if err != nil {
 		return made, err
 	}
-	reply, err := join(ctx, ask.ManagementPoint, root, code, csr, now)
+	roots, err := auth.NewAnchors(root, nil, nil, now)
 	if err != nil {
 		return made, err
 	}
-	name, leaf, err := checkChain(reply.Chain, root, auth.RoleCertificate, token.RoleConnector, now())
+	reply, err := join(ctx, ask.ManagementPoint, roots, code, csr, now)
+	if catalog.CodeOf(rootCause(err)) == catalog.RoleCertificateRoot && led(ctx, ask.ManagementPoint, roots) {
+		reply, err = join(ctx, ask.ManagementPoint, roots, code, csr, now)
+	}
+	if err != nil {
+		return made, err
+	}
+	name, leaf, err := checkChainUnder(reply.Chain, roots, token.RoleConnector, now())
 	if err != nil {
 		return made, err
 	}
 	if err := keyfile.WriteFile(filepath.Join(ask.Dir, roleCertName), encodeChain(reply.Chain)); err != nil {
 		return made, err
 	}
-	config := Config{Role: Connector, Name: name, SiteRoot: root, ManagementPoint: strings.TrimRight(ask.ManagementPoint, "/"), Connections: 2}
+	config := Config{Role: Connector, Name: name, SiteRoot: roots.Newest(), ManagementPoint: strings.TrimRight(ask.ManagementPoint, "/"), Connections: 2}
 	if err := config.write(path, "# Connector. docs/configuration.md lists every setting.\n"); err != nil {
 		return made, err
 	}
 	return MadeConnector{Name: name, SiteCode: reply.SiteCode, Expires: leaf.NotAfter, Config: path}, nil
 }
 
-type roleCheck func(chain []*x509.Certificate, rootPin, role string, now time.Time) (name, pin string, err error)
-
-func checkChain(chain [][]byte, root string, check roleCheck, role string, now time.Time) (string, *x509.Certificate, error) {
-	var parsed []*x509.Certificate
-	for _, der := range chain {
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return "", nil, catalog.Wrap(catalog.RoleCertificateMissing, err, "the certificate that the site issued cannot be read")
-		}
-		parsed = append(parsed, c)
-	}
-	name, _, err := check(parsed, root, role, now)
+// led reports whether a management point that shows another site root than the one of the code has proved that it took that one's place.
+func led(ctx context.Context, point string, roots *auth.Anchors) bool {
+	u, err := url.Parse(point)
 	if err != nil {
-		return "", nil, err
+		return false
 	}
-	return name, parsed[0], nil
+	links, err := connector.AskRoots(ctx, net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443")))
+	if err != nil {
+		return false
+	}
+	changed, err := roots.Follow(links)
+	return changed && err == nil
 }
 
-func join(ctx context.Context, point, root, code string, csr []byte, now func() time.Time) (reply joinReply, err error) {
+func join(ctx context.Context, point string, roots auth.Roots, code string, csr []byte, now func() time.Time) (reply joinReply, err error) {
 	body, err := json.Marshal(map[string]any{"code": code, "csr": csr})
 	if err != nil {
 		return reply, err
@@ -264,7 +270,7 @@ func join(ctx context.Context, point, root, code string, csr []byte, now func() 
 		return reply, catalog.Errorf(catalog.InvalidArgument, "--mp is %q; give the https address of the management point", point)
 	}
 	request.Header.Set("Content-Type", "application/json")
-	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: PinnedTLS(root, token.RoleManagementPoint, now)}}
+	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: underTLS(roots, token.RoleManagementPoint, now)}}
 	response, err := client.Do(request)
 	if err != nil {
 		return reply, catalog.Wrap(catalog.JoinUnreachable, err, "the management point %s cannot be reached or is not of this site: %s", point, rootCause(err))
@@ -282,11 +288,7 @@ func join(ctx context.Context, point, root, code string, csr []byte, now func() 
 
 // PinnedTLS trusts servers that hold a certificate for the role under the site root, and nobody else.
 func PinnedTLS(root, role string, now func() time.Time) *tls.Config {
-	return &tls.Config{
-		MinVersion:         tls.VersionTLS12,
-		InsecureSkipVerify: true, // VerifyConnection is the verification: chain to the pinned site root, role, name
-		VerifyConnection:   auth.ServerVerifier(root, role, now),
-	}
+	return underTLS(auth.RootPin(root), role, now)
 }
 
 // problemError turns a problem document into an error with its code.

@@ -106,7 +106,7 @@ func (r *renewing) renew(ctx context.Context, current tls.Certificate) (fresh tl
 	if err := json.Unmarshal(content, &reply); err != nil {
 		return fresh, err
 	}
-	if err := checkChainUnder(reply.Chain, r.roots, token.RoleConnector, r.now()); err != nil {
+	if _, _, err := checkChainUnder(reply.Chain, r.roots, token.RoleConnector, r.now()); err != nil {
 		return fresh, err
 	}
 	fresh = tls.Certificate{Certificate: reply.Chain, PrivateKey: r.key}

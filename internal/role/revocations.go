@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -65,6 +66,7 @@ func (l revocationLine) label() string { return revocationsName + ":" + l.Sum }
 // revocationLog is the file. It implements [site.RevocationLog].
 type revocationLog struct {
 	path, name string
+	patience   time.Duration // with another process that has the file; it needs milliseconds
 	sealer     site.Sealer
 	now        func() time.Time
 	log        *slog.Logger
@@ -75,6 +77,7 @@ type revocationLog struct {
 	ends   map[string]bool
 	newest revocationLine
 	by     map[string]site.KeptRevocation // by kind and id
+	kept   []site.KeptRevocation          // the same in order; nil until it is asked for
 }
 
 // openRevocations reads the file. One that is damaged is set aside, and what its good lines say is written to a new one.
@@ -85,7 +88,7 @@ func openRevocations(c Config, sealer site.Sealer, now func() time.Time, log *sl
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	r := &revocationLog{path: RevocationsFile(c), name: c.Name, sealer: sealer, now: now, log: log}
+	r := &revocationLog{path: RevocationsFile(c), name: c.Name, patience: lockPatience, sealer: sealer, now: now, log: log}
 	if err := os.MkdirAll(c.State, 0o700); err != nil {
 		return nil, catalog.Wrap(catalog.FolderNotWritable, err, "the state folder %s cannot be made", c.State)
 	}
@@ -97,10 +100,17 @@ func openRevocations(c Config, sealer site.Sealer, now func() time.Time, log *sl
 	return r, r.load()
 }
 
-// lock keeps other processes out: a command may act while another does.
+const (
+	lockPatience = 10 * time.Second
+	lockRetry    = 5 * time.Millisecond
+)
+
+// lock keeps other processes out: a command may act while another does. One that hangs with the file in its hand stops nobody for ever.
 func (r *revocationLog) lock() (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), r.patience)
+	defer cancel()
 	lock := flock.New(r.path + ".lock")
-	if err := lock.Lock(); err != nil {
+	if _, err := lock.TryLockContext(ctx, lockRetry); err != nil {
 		return nil, catalog.Wrap(catalog.RevocationLogWrite, err, "%s cannot be locked", r.path)
 	}
 	return func() { lock.Unlock() }, nil
@@ -108,6 +118,7 @@ func (r *revocationLog) lock() (unlock func(), err error) {
 
 func (r *revocationLog) reset() {
 	r.size, r.open, r.ends, r.newest, r.by = 0, false, map[string]bool{"": true}, revocationLine{}, map[string]site.KeptRevocation{}
+	r.kept = nil
 }
 
 // load reads the file anew.
@@ -219,7 +230,7 @@ func follows(before, line revocationLine) string {
 func (r *revocationLog) take(line revocationLine) {
 	r.newest = line
 	r.ends[endOf(line)] = true
-	r.by[string(line.Kind)+" "+line.ID] = line.KeptRevocation
+	r.by[string(line.Kind)+" "+line.ID], r.kept = line.KeptRevocation, nil
 }
 
 func endOf(line revocationLine) string {
@@ -244,11 +255,14 @@ func (r *revocationLog) repair(damage string, authentic []site.KeptRevocation) e
 func (r *revocationLog) Kept() []site.KeptRevocation {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := make([]site.KeptRevocation, 0, len(r.by))
-	for _, key := range slices.Sorted(maps.Keys(r.by)) {
-		all = append(all, r.by[key])
+	if r.kept == nil { // every refresh of the site asks, and there may be tens of thousands
+		all := make([]site.KeptRevocation, 0, len(r.by))
+		for _, key := range slices.Sorted(maps.Keys(r.by)) {
+			all = append(all, r.by[key])
+		}
+		r.kept = all
 	}
-	return all
+	return r.kept
 }
 
 // Newest implements [site.RevocationLog].

@@ -6,7 +6,9 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"database/sql"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/jackc/pgx/v5"
 
 	"postern/catalog"
@@ -205,15 +208,15 @@ func TestRevocationsOutliveARestore(t *testing.T) {
 			h.must(err)
 		}
 		for _, id := range []string{oldToken, youngToken} {
-			_, err := s.BlockBulkToken(ctx, id, true, "anna")
+			_, err := s.BlockBulkToken(ctx, id, true, "anna", "try it")
 			h.must(err)
 		}
 		for _, name := range []string{"dc1", "dc2"} {
-			h.must(s.BlockConnector(ctx, name, true, "anna"))
+			h.must(s.BlockConnector(ctx, name, true, "anna", "try it"))
 		}
 		h.must(s.EnableTenant(ctx, "disabled", false, "anna", "merger"))
 		h.must(s.RemoveTenant(ctx, "removed", "anna", "sold"))
-		h.must(s.RemoveGateway(ctx, "gw.example.com", "anna"))
+		h.must(s.RemoveGateway(ctx, "gw.example.com", "anna", "try it"))
 		_, err = s.Unblock(ctx, early.ClientID, "anna", "found")
 		h.must(err)
 		epoch := s.Epoch()
@@ -485,41 +488,185 @@ func TestRevocationsThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// A key that was revoked since is revoked again, and another one signs.
+// The checkpoint of a restore is signed by the root of now also when the backup knows an earlier one, that was declared compromised since.
+func TestCheckpointOfARestoreToAnEarlierRoot(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		ctx := t.Context()
+		restore := h.backup()
+		s := h.opened.Site
+		_, err := s.Compromise(ctx, site.PurposeRoot, "laptop lost", "anna")
+		h.must(err)
+		newKeptRoots(h.config, s, slog.New(slog.DiscardHandler)).keep(ctx)
+		root := s.RootPin()
+		before, _, err := s.Checkpoint(ctx, token.Checkpoint{})
+		h.must(err)
+		s = restore()
+		BringBackRoots(ctx, h.config, s)
+		h.must(s.Restored(ctx, "anna"))
+		after, mark, err := s.CheckpointAfterRestore(ctx)
+		h.must(err)
+		if s.RootPin() != root {
+			t.Errorf("the root is %s, it was %s", s.RootPin(), root)
+		}
+		var seen []token.Checkpoint
+		for _, raw := range []string{before, after} {
+			c, err := s.OpenCheckpoint(ctx, raw)
+			h.must(err)
+			seen = append(seen, c)
+		}
+		report, err := s.Audit(ctx, seen)
+		h.must(err)
+		if err := report.Err(); err != nil || report.Superseded != 1 || report.Fitting != 1 {
+			t.Errorf("%v: restored from %d on, got %+v", err, mark.Restored, report)
+		}
+	})
+}
+
+// An older store is told of once in its trust log, also while the file takes no line.
+func TestOlderStoreIsToldOfOnce(t *testing.T) {
+	h := newHouse(t, false)
+	ctx, file := t.Context(), RevocationsFile(h.config)
+	d := h.device(1)
+	_, err := h.opened.Site.Block(ctx, d.ClientID, "anna", "stolen")
+	h.must(err)
+	db, err := sql.Open("sqlite", h.config.Store+"?_pragma=busy_timeout(5000)")
+	h.must(err)
+	defer db.Close()
+	for _, statement := range []string{"drop trigger trust_log_no_delete", "delete from trust_log where sequence = (select max(sequence) from trust_log)"} {
+		_, err := db.ExecContext(ctx, statement)
+		h.must(err)
+	}
+	h.must(os.Rename(file+".lock", file+".away"))
+	h.must(os.Mkdir(file+".lock", 0o700)) // so that nothing can be appended
+	older := func() (n int) {
+		h.must(h.opened.Site.Refresh(ctx))
+		entries, err := h.opened.Site.TrustLog(ctx, 0, 1000)
+		h.must(err)
+		for _, e := range entries {
+			if e.Action == "site.older" {
+				n++
+			}
+		}
+		return n
+	}
+	for range 3 {
+		if n := older(); n != 1 {
+			t.Fatalf("%d entries say so", n)
+		}
+	}
+	if got := codes(h.opened.Site.RevocationProblems()); got != string(catalog.RevocationLogWrite) {
+		t.Errorf("problems %q", got)
+	}
+	h.must(os.Remove(file + ".lock"))
+	for range 2 {
+		if n := older(); n != 1 || len(h.opened.Site.RevocationProblems()) != 0 {
+			t.Fatalf("afterwards %d entries say so, problems %v", n, h.opened.Site.RevocationProblems())
+		}
+	}
+}
+
+// A key that was revoked since is revoked again and erased, and another one signs.
 func TestRevokedSigningKeyOutlivesARestore(t *testing.T) {
 	each(t, func(t *testing.T, h *house) {
 		ctx := t.Context()
 		restore := h.backup()
-		var revoked string
-		h.must(h.opened.config.Store.Update(ctx, func(tx site.Tx) error {
-			keys, err := tx.SigningKeys()
-			if err != nil {
-				return err
-			}
+		revoked := map[string]bool{}
+		purposes := []string{"token:ccm", site.PurposeSiteSigning}
+		for _, purpose := range purposes {
+			keys, err := h.opened.Site.Compromise(ctx, strings.TrimPrefix(purpose, "token:"), "laptop lost", "anna")
+			h.must(err)
 			for _, k := range keys {
-				if k.Purpose == "token:ccm" {
-					revoked, k.State = k.ID, token.KeyRevoked
-					return tx.PutSigningKey(k)
-				}
+				revoked[k.ID] = true
 			}
-			return nil
-		}))
-		h.bulk() // an entry of the trust log, as the act makes one
-		h.must(h.opened.Site.Refresh(ctx))
+		}
 		s := restore()
 		keys, err := s.SigningKeys(ctx)
 		h.must(err)
-		active := 0
+		active := map[string]int{}
 		for _, k := range keys {
-			if k.ID == revoked && k.State != token.KeyRevoked {
-				t.Errorf("the key is %s", k.State)
+			if revoked[k.ID] && (k.State != token.KeyRevoked || len(k.Private) != 0 || k.Why == "") {
+				t.Errorf("the key is %s, with %d bytes of its private half, why %q", k.State, len(k.Private), k.Why)
 			}
-			if k.Purpose == "token:ccm" && k.State == token.KeyActive {
-				active++
+			if k.State == token.KeyActive {
+				active[k.Purpose]++
 			}
 		}
-		if active != 1 {
-			t.Errorf("%d keys sign", active)
+		for _, purpose := range purposes {
+			if active[purpose] != 1 {
+				t.Errorf("%d keys are active for %s", active[purpose], purpose)
+			}
+		}
+		if len(revoked) != 2 || len(s.SigningCertificate()) == 0 {
+			t.Errorf("revoked %v", revoked)
+		}
+	})
+}
+
+// A key whose place another took stays refused, whether its device got another key, another record replaced it, or the backup knows nothing of it.
+func TestFormerKeysOutliveARestore(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		ctx := t.Context()
+		rekeyed, merged := h.device(1), h.device(2)
+		restore := h.backup()
+		s, young := h.opened.Site, h.device(3)
+		h.bulk() // an entry of the trust log, as the acts make one
+		h.must(h.opened.config.Store.Update(ctx, func(tx site.Tx) error {
+			for n, d := range []site.Device{rekeyed, young} {
+				h.must(tx.PutFormerKey(d.Key, d.ClientID, time.Now()))
+				d.Key = proof.KeyThumbprint(fmt.Sprintf("%043d", 10+n))
+				h.must(tx.PutDevice(d))
+			}
+			gone := merged
+			gone.Obsolete = site.Obsolete{By: young.ClientID, At: time.Now(), Why: "proved by the same identity"}
+			return tx.PutDevice(gone)
+		}))
+		h.must(s.Refresh(ctx))
+		for n := range 2 {
+			s = restore()
+			for _, d := range []site.Device{rekeyed, merged, young} {
+				if !slices.Contains(h.state().BlockedKeys, d.Key) {
+					t.Errorf("gateways let the former key of %s in again", d.ClientID)
+				}
+				if err := s.Revoked(token.Claims{Key: d.Key}); catalog.CodeOf(err) != catalog.DeviceObsolete {
+					t.Errorf("the former key of %s: %v", d.ClientID, err)
+				}
+			}
+			for want, d := range map[ccm.ClientID]site.Device{rekeyed.ClientID: rekeyed, young.ClientID: merged} {
+				if d, err := s.Device(ctx, d.ClientID); err != nil || catalog.CodeOf(d.Refused()) != catalog.DeviceObsolete || d.Obsolete.By != want {
+					t.Errorf("got %+v, %v; want it replaced by %s", d.Obsolete, err, want)
+				}
+			}
+			if again := s.AppliedAgain(); n == 0 && len(again) != 3 {
+				t.Errorf("applied again: %+v", again)
+			}
+			if all := s.Revocations(); len(all) != 0 {
+				t.Errorf("listed, though nobody can lift it: %+v", all)
+			}
+		}
+		h.must(h.opened.Close())
+		if again := h.open().AppliedAgain(); len(again) != 0 {
+			t.Errorf("applied again without a restore: %+v", again)
+		}
+	})
+}
+
+// The checkpoints of what a restore took away are no alarm, also those of the entries in whose place the restore's own stand.
+func TestCheckpointsOutliveARestore(t *testing.T) {
+	each(t, func(t *testing.T, h *house) {
+		ctx, d := t.Context(), h.device(1)
+		restore := h.backup()
+		_, err := h.opened.Site.Block(ctx, d.ClientID, "anna", "stolen")
+		h.must(err)
+		_, before, err := h.opened.Site.Checkpoint(ctx, token.Checkpoint{})
+		h.must(err)
+		s := restore()
+		h.must(s.Restored(ctx, "anna"))
+		_, after, err := s.CheckpointAfterRestore(ctx)
+		h.must(err)
+		report, err := s.Audit(ctx, []token.Checkpoint{before, after})
+		h.must(err)
+		if err := report.Err(); err != nil || report.Superseded != 1 || report.Fitting != 1 || after.Restored != before.Sequence {
+			t.Errorf("%v: got %+v, after %+v", err, report, before)
 		}
 	})
 }
@@ -530,7 +677,7 @@ func TestRevokedWithoutARecordStaysOut(t *testing.T) {
 	ctx := t.Context()
 	restore := h.backup()
 	pin := h.connector("dc1")
-	h.must(h.opened.Site.BlockConnector(ctx, "dc1", true, "anna"))
+	h.must(h.opened.Site.BlockConnector(ctx, "dc1", true, "anna", "try it"))
 	s := restore()
 	if err := s.Revoked(token.Claims{Key: "x"}); err != nil {
 		t.Errorf("a stranger's key: %v", err)
@@ -543,4 +690,20 @@ func TestRevokedWithoutARecordStaysOut(t *testing.T) {
 	if got := h.state().BlockedCertificates; len(got) != 0 {
 		t.Errorf("lifted, and blocked are %v", got)
 	}
+}
+
+// Another process that hangs with the file in its hand is not waited for without end: the act is done, and the command says that it is not kept (P045).
+func TestAFileThatAnotherProcessHolds(t *testing.T) {
+	h := newHouse(t, false)
+	kept := &revocationLog{path: RevocationsFile(h.config), patience: 20 * time.Millisecond, now: time.Now}
+	kept.reset()
+	other := flock.New(kept.path + ".lock")
+	h.must(other.Lock())
+	if err := kept.Append([]site.KeptRevocation{{Revoked: site.Revoked{Kind: site.RevokedBulkToken, ID: "x"}}}); catalog.CodeOf(err) != catalog.RevocationLogWrite {
+		t.Errorf("got %v, want %s", err, catalog.RevocationLogWrite)
+	}
+	h.must(other.Unlock())
+	unlock, err := kept.lock()
+	h.must(err)
+	unlock()
 }

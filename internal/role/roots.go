@@ -122,16 +122,18 @@ func (i *issuedCertificate) awaitRoot(ctx context.Context, s *site.Site, log *sl
 	return ctx.Err() == nil
 }
 
-// checkChainUnder is checkChain where several roots may vouch for the chain.
-func checkChainUnder(chain [][]byte, roots auth.Roots, role string, now time.Time) error {
+// checkChainUnder judges a chain that the site has issued for a role.
+func checkChainUnder(chain [][]byte, roots auth.Roots, role string, now time.Time) (name string, leaf *x509.Certificate, err error) {
 	parsed := make([]*x509.Certificate, 0, len(chain))
 	for _, der := range chain {
 		certificate, err := x509.ParseCertificate(der)
 		if err != nil {
-			return catalog.Wrap(catalog.RoleCertificateMissing, err, "the certificate that the site issued cannot be read")
+			return "", nil, catalog.Wrap(catalog.RoleCertificateMissing, err, "the certificate that the site issued cannot be read")
 		}
 		parsed = append(parsed, certificate)
 	}
-	_, _, err := auth.RoleCertificateUnder(parsed, roots, role, now)
-	return err
+	if name, _, err = auth.RoleCertificateUnder(parsed, roots, role, now); err != nil {
+		return "", nil, err
+	}
+	return name, parsed[0], nil
 }

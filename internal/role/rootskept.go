@@ -37,6 +37,12 @@ func newKeptRoots(c Config, s *site.Site, log *slog.Logger) *keptRoots {
 	return &keptRoots{path: filepath.Join(c.State, keptRootsName), site: s, log: log}
 }
 
+// BringBackRoots brings back the site roots that a restored store has forgotten, from what the management point with this configuration keeps beside it. A
+// management point does so when it starts.
+func BringBackRoots(ctx context.Context, c Config, s *site.Site) {
+	newKeptRoots(c, s, slog.New(slog.DiscardHandler)).restore(ctx)
+}
+
 // restore brings back what the store has forgotten, before anybody is served. A file that does not fit this site is put aside.
 func (k *keptRoots) restore(ctx context.Context) {
 	content, err := readAtMost(k.path, maxKeptRoots)

@@ -147,6 +147,9 @@ func StartManagementPoint(ctx context.Context, c Config, e Environment) (r *Runn
 	if c.Role != ManagementPoint {
 		return nil, catalog.Errorf(catalog.ConfigInvalid, "%s is the configuration of a %s", c.path, c.Role)
 	}
+	if Knock(c) != nil { // before the store is opened: a newer program would migrate it under the one that runs
+		return nil, catalog.Errorf(catalog.StateInUse, "a management point runs on %s", c.State)
+	}
 	inner, r, logs, log := begin(ctx, c, &e)
 	defer stopOnError(r, &err)
 	opened, err := OpenSite(ctx, c, e.Protection, e.Now, log)
@@ -176,15 +179,15 @@ func StartManagementPoint(ctx context.Context, c Config, e Environment) (r *Runn
 	if err != nil {
 		return nil, err
 	}
-	windows, err := openWindows(c, opened.Site, e.Now)
+	windows, err := openWindows(c, opened.Site, opened.Site.Now)
 	if err != nil {
 		return nil, err
 	}
-	tenants, err := openTenants(c, opened.Site, e.Now, log)
+	tenants, err := openTenants(c, opened.Site, opened.Site.Now, log)
 	if err != nil {
 		return nil, err
 	}
-	certificates := auth.NewCertificates(auth.CertificatesConfig{Authorities: opened.Site.Authorities, Revocation: opened.Site, Now: e.Now, Log: log})
+	certificates := auth.NewCertificates(auth.CertificatesConfig{Authorities: opened.Site.Authorities, Revocation: opened.Site, Now: opened.Site.Now, Log: log})
 	r.onStop(func(context.Context) { certificates.Close() })
 	registry, hooks := managementPointMetrics(e.ObserveManagementPoint)
 	server, err := mp.New(mp.Config{
@@ -202,6 +205,9 @@ func StartManagementPoint(ctx context.Context, c Config, e Environment) (r *Runn
 	r.run(inner, "site root", func(ctx context.Context) error { return certificate.followRoot(ctx, opened.Site, c, log) })
 	for _, l := range listeners {
 		serve(r, server, l, certificate)
+		if l.tls != nil {
+			r.run(inner, "certificate of the company", func(ctx context.Context) error { return l.tls.watch(ctx, log, nil) })
+		}
 	}
 	r.run(inner, "tenants", tenants.source.Run)
 	r.run(inner, "tenant keys", tenants.publish)
@@ -215,6 +221,9 @@ func StartManagementPoint(ctx context.Context, c Config, e Environment) (r *Runn
 		h := managementPointHealth(c, opened, waiting, parts{windows, tenants, certificates}, e.Now)
 		marks.health(&h)
 		roots.health(&h)
+		for _, l := range listeners {
+			l.tls.health(&h)
+		}
 		revocationsHealth(&h, c, opened.Site)
 		return h
 	}
@@ -253,7 +262,7 @@ type pointListener struct {
 	net.Listener
 	kind mp.Listener
 	name string
-	tls  *tls.Certificate // company certificate; nil for the site's own or for plain HTTP
+	tls  *pair // company certificate; nil for the site's own or for plain HTTP
 }
 
 func (c Config) listeners(r *Running) (all []pointListener, err error) {
@@ -266,11 +275,9 @@ func (c Config) listeners(r *Running) (all []pointListener, err error) {
 		}
 		p := pointListener{kind: want.kind, name: want.name}
 		if want.kind == mp.HTTPS {
-			pair, err := loadPair(c.Listen.PKI.Certificate, c.Listen.PKI.Key)
-			if err != nil {
+			if p.tls, err = openPair(c.Listen.PKI.Certificate, c.Listen.PKI.Key); err != nil {
 				return all, err
 			}
-			p.tls = &pair
 		}
 		if p.Listener, err = listen(r, want.name, want.address); err != nil {
 			return all, err
@@ -320,7 +327,7 @@ func serve(r *Running, m *mp.ManagementPoint, l pointListener, issued *issuedCer
 		r.keep(l.name, func() error { return server.Serve(l) })
 		return
 	case l.tls != nil:
-		server.TLSConfig.Certificates = []tls.Certificate{*l.tls}
+		server.TLSConfig.GetCertificate = l.tls.get
 	default:
 		server.TLSConfig.GetCertificate = issued.get
 	}
@@ -393,15 +400,15 @@ func (i *issuedCertificate) leaves() [][]byte {
 
 // shown tells the management point which certificate each of its listeners shows.
 func shown(listeners []pointListener, issued *issuedCertificate) func(mp.Listener) [][]byte {
-	company := map[mp.Listener][][]byte{}
+	company := map[mp.Listener]*pair{}
 	for _, l := range listeners {
 		if l.tls != nil {
-			company[l.kind] = l.tls.Certificate[:1]
+			company[l.kind] = l.tls
 		}
 	}
 	return func(kind mp.Listener) [][]byte {
-		if leaf, ok := company[kind]; ok {
-			return leaf
+		if own, ok := company[kind]; ok {
+			return own.leaves()
 		}
 		return issued.leaves()
 	}
@@ -432,13 +439,21 @@ func StartGateway(ctx context.Context, c Config, e Environment) (r *Running, err
 	if err != nil {
 		return nil, err
 	}
+	var company *pair
+	if c.TLS.Certificate != "" {
+		if company, err = openPair(c.TLS.Certificate, c.TLS.Key); err != nil {
+			return nil, err
+		}
+		config.ClientCertificate = company.current.Load()
+	}
 	config.Logs, config.Log, config.Now, config.Observe = logs, log, e.Now, observe
 	config.State = auth.NewStateUnder(c.anchors(root, e.Now, log), e.Now)
-	certificates := auth.NewCertificates(auth.CertificatesConfig{Authorities: config.State.Authorities, Revocation: config.State, Now: e.Now, Log: log})
+	judged := func() time.Time { return config.State.NotBefore(e.Now()) }
+	certificates := auth.NewCertificates(auth.CertificatesConfig{Authorities: config.State.Authorities, Revocation: config.State, Now: judged, Log: log})
 	r.onStop(func(context.Context) { certificates.Close() })
 	config.Certificates = certificates
 	var g *gateway.Gateway // set before it serves, and so before a token is judged
-	config.Cloud = entra.New(entra.Config{Tenants: config.State.Tenants, Leeway: c.Entra.Leeway, Now: e.Now, OnUnknownKey: func(k entra.TenantKey) { g.UnknownKey(k.Tenant, k.KeyID) }})
+	config.Cloud = entra.New(entra.Config{Tenants: config.State.Tenants, Leeway: c.Entra.Leeway, Now: judged, OnUnknownKey: func(k entra.TenantKey) { g.UnknownKey(k.Tenant, k.KeyID) }})
 	if g, err = gateway.New(config); err != nil {
 		return nil, err
 	}
@@ -450,8 +465,12 @@ func StartGateway(ctx context.Context, c Config, e Environment) (r *Running, err
 	}
 	r.run(inner, "gateway", func(ctx context.Context) error { return g.Serve(ctx, l) })
 	r.run(inner, "client certificates", certificates.Run)
+	if company != nil {
+		r.run(inner, "certificate of the company", func(ctx context.Context) error { return company.watch(ctx, log, g.UseCertificate) })
+	}
 	health := func() Health {
 		h := gatewayHealth(c, g, protectedBy)
+		company.health(&h)
 		certificatesHealth(&h, certificates)
 		rootsHealth(&h, config.State.Anchors())
 		return h
@@ -472,13 +491,6 @@ func (c Config) gatewayConfig(root string, key crypto.Signer, now func() time.Ti
 	}
 	if content, err := readBounded(filepath.Join(c.State, roleCertName)); err == nil {
 		config.IssuedCertificate = decodeChain(content)
-	}
-	if c.TLS.Certificate != "" {
-		pair, err := loadPair(c.TLS.Certificate, c.TLS.Key)
-		if err != nil {
-			return config, err
-		}
-		config.ClientCertificate = &pair
 	}
 	return config, nil
 }

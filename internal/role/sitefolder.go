@@ -165,7 +165,36 @@ func OpenSite(ctx context.Context, c Config, protection Protection, now func() t
 	return opened, nil
 }
 
+// LookAtSite opens the site of a management point's configuration for a check, which changes nothing of it: the store stays as it is, and the revocations that
+// are kept beside it are not compared with it. A store of another version is refused, with the codes of store.Options.ReadOnly.
+func LookAtSite(ctx context.Context, c Config, protection Protection) (*OpenedSite, error) {
+	opened, err := openStore(ctx, c, false, protection, store.Options{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	if opened.Site, err = site.Open(ctx, opened.config); err != nil {
+		opened.Close()
+		return nil, err
+	}
+	return opened, nil
+}
+
 func openParts(ctx context.Context, c Config, create bool, protection Protection, now func() time.Time, log *slog.Logger) (*OpenedSite, error) {
+	opened, err := openStore(ctx, c, create, protection, store.Options{})
+	if err != nil {
+		return nil, err
+	}
+	revoked, err := openRevocations(c, opened.config.Sealer, now, log)
+	if err != nil {
+		opened.Close()
+		return nil, err
+	}
+	opened.config.Now, opened.config.Log, opened.config.Revocations = now, log, revoked
+	return opened, nil
+}
+
+// openStore opens the key file and the store.
+func openStore(ctx context.Context, c Config, create bool, protection Protection, options store.Options) (*OpenedSite, error) {
 	key, err := openKey(c.SiteKey, create, protection)
 	if err != nil {
 		return nil, err
@@ -177,20 +206,11 @@ func openParts(ctx context.Context, c Config, create bool, protection Protection
 	if !create && !strings.Contains(address, "://") && !exists(address) {
 		return nil, catalog.Errorf(catalog.SiteNotInitialised, "there is no store at %s", address)
 	}
-	kept, err := store.Open(ctx, address, store.Options{})
+	kept, err := store.Open(ctx, address, options)
 	if err != nil {
 		return nil, err
 	}
-	revoked, err := openRevocations(c, key, now, log)
-	if err != nil {
-		kept.Close()
-		return nil, err
-	}
-	return &OpenedSite{
-		Protection: key.Protection(),
-		config:     site.Config{Store: kept, Sealer: key, Now: now, Log: log, Revocations: revoked},
-		store:      kept,
-	}, nil
+	return &OpenedSite{Protection: key.Protection(), config: site.Config{Store: kept, Sealer: key}, store: kept}, nil
 }
 
 // storeAddress reads the address from a file when it begins with @, so that a database password need not stand in the configuration.

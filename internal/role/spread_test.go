@@ -120,7 +120,7 @@ func TestRevocationReachesEveryGateway(t *testing.T) {
 		act  func(i int) error
 	}{
 		{"device", func(i int) error { _, err := s.Block(ctx, f.devices[i].ClientID, "anna", "stolen"); return err }},
-		{"bulk token", func(i int) error { _, err := s.BlockBulkToken(ctx, tokens[i], true, "anna"); return err }},
+		{"bulk token", func(i int) error { _, err := s.BlockBulkToken(ctx, tokens[i], true, "anna", "try it"); return err }},
 		{"tenant", func(i int) error { return s.EnableTenant(ctx, "corp", i/4%2 == 1, "anna", "test") }},
 		{"device", func(i int) error { _, err := s.Block(ctx, f.devices[i].ClientID, "anna", "stolen"); return err }},
 	}
@@ -169,7 +169,7 @@ func TestRevocationReachesEveryGateway(t *testing.T) {
 // A connector that is blocked is dropped by every gateway, and the others go on.
 func TestBlockedConnectorIsDroppedEverywhere(t *testing.T) {
 	f := newFleet(t, 0, 2, 2)
-	f.must(f.point.Site.BlockConnector(t.Context(), "dc0", true, "anna"))
+	f.must(f.point.Site.BlockConnector(t.Context(), "dc0", true, "anna", "try it"))
 	all, err := f.point.Site.AwaitConfirmations(t.Context(), f.point.Site.Epoch(), 30*time.Second)
 	f.must(err)
 	for i, g := range f.gateways {

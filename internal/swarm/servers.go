@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -105,7 +103,7 @@ func Serve(ctx context.Context, dir string, in io.Reader, out io.Writer) error {
 func (s *servers) now() time.Time { return time.Now().Add(time.Duration(s.offset.Load())) }
 
 func (s *servers) begin(ctx context.Context) (report, error) {
-	inside, err := freeAddress()
+	inside, err := role.FreeAddress()
 	if err != nil {
 		return report{}, err
 	}
@@ -117,7 +115,7 @@ func (s *servers) begin(ctx context.Context) (report, error) {
 	if s.pointConfig, err = role.Load(made.Config); err != nil {
 		return report{}, err
 	}
-	address, err := freeAddress()
+	address, err := role.FreeAddress()
 	if err != nil {
 		return report{}, err
 	}
@@ -143,7 +141,7 @@ func (s *servers) begin(ctx context.Context) (report, error) {
 	}
 	roleID := s.site().ManagementPoints()[0].RoleID
 	return report{
-		Gateway: "https://" + hostPort("localhost", address) + ccm.ExternalPath(ccm.DoorServerAuth, roleID, ""), Inside: s.site().ManagementPoints()[0].InternalURL,
+		Gateway: door.URL + ccm.ExternalPath(ccm.DoorServerAuth, roleID, ""), Inside: s.site().ManagementPoints()[0].InternalURL,
 		Root: s.site().RootCertificate(), Bulk: bulk,
 	}, s.ready(ctx)
 }
@@ -258,24 +256,6 @@ func stopped(r **role.Running) error {
 	err := (*r).Stop()
 	*r = nil
 	return err
-}
-
-// freeAddress finds a port that is free now, below those that systems give away by themselves.
-func freeAddress() (address string, err error) {
-	const first, count, tries = 20_000, 12_000, 100
-	for range tries {
-		var l net.Listener
-		if l, err = net.Listen("tcp", fmt.Sprint("127.0.0.1:", first+rand.N(count))); err == nil {
-			defer l.Close()
-			return l.Addr().String(), nil
-		}
-	}
-	return "", err
-}
-
-func hostPort(host, address string) string {
-	_, port, _ := net.SplitHostPort(address)
-	return net.JoinHostPort(host, port)
 }
 
 // trustOf is the pool with the site root alone.

@@ -112,14 +112,14 @@ func replacedKeys(t *testing.T, s site.Store) {
 	}
 	missing(t, s, "a former key where there is none", former(1))
 	obsolete := device(2)
-	obsolete.Obsolete.By = clientID(3)
+	obsolete.Obsolete.By, obsolete.Obsolete.At = clientID(3), start.Add(time.Hour)
 	put(t, s, obsolete, device(3))
 	update(t, s, func(tx site.Tx) error { return tx.PutFormerKey(key(1), clientID(3), start) })
 	update(t, s, func(tx site.Tx) error { return tx.PutFormerKey(key(1), clientID(9), start) }) // the first stays
 	same(t, "former key", read(t, s, former(1)), clientID(3))
 	missing(t, s, "the key of a device", former(3))
-	replaced := func(tx site.Tx) (map[proof.KeyThumbprint]ccm.ClientID, error) { return tx.ReplacedKeys() }
-	same(t, "replaced keys", read(t, s, replaced), map[proof.KeyThumbprint]ccm.ClientID{key(1): clientID(3), key(2): clientID(3)})
+	replaced := func(tx site.Tx) (map[proof.KeyThumbprint]site.Replaced, error) { return tx.ReplacedKeys() }
+	same(t, "replaced keys", read(t, s, replaced), map[proof.KeyThumbprint]site.Replaced{key(1): {By: clientID(3), At: start}, key(2): {By: clientID(3), At: start.Add(time.Hour)}})
 
 	boom := errors.New("boom")
 	refused(t, s, "a change that fails", boom, func(tx site.Tx) error {
@@ -134,7 +134,7 @@ func replacedKeys(t *testing.T, s site.Store) {
 	update(t, s, func(tx site.Tx) error { return tx.DeleteDevice(obsolete.ClientID) })
 	missing(t, s, "a deleted device", func(tx site.Tx) (site.Device, error) { return tx.Device(obsolete.ClientID) })
 	same(t, "policies for a deleted device", len(read(t, s, func(tx site.Tx) ([]site.Policy, error) { return tx.PoliciesFor(obsolete.ClientID) })), 0)
-	same(t, "replaced keys after deleting", read(t, s, replaced), map[proof.KeyThumbprint]ccm.ClientID{key(1): clientID(3)})
+	same(t, "replaced keys after deleting", read(t, s, replaced), map[proof.KeyThumbprint]site.Replaced{key(1): {By: clientID(3), At: start}})
 	update(t, s, func(tx site.Tx) error { // the key is free in the same change
 		if err := tx.DeleteDevice(clientID(3)); err != nil {
 			return err

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -116,18 +117,18 @@ func devicesBlocked(t *testing.T, s site.Store) {
 	nameless.Record.HardwareID1 = ""
 	put(t, s, blocked, free, nameless)
 
-	ask := func(hardware string) func(site.Tx) (ccm.ClientID, error) {
-		return func(tx site.Tx) (ccm.ClientID, error) { return tx.RefusedHardware(hardware) }
+	ask := func(hardware string) string {
+		return numbers(read(t, s, func(tx site.Tx) ([]ccm.ClientID, error) { return tx.RefusedHardware(hardware, 0) }))
 	}
-	same(t, "blocked hardware", read(t, s, ask(blocked.Record.HardwareID1)), blocked.ClientID)
-	missing(t, s, "hardware of a free device", ask(free.Record.HardwareID1))
-	missing(t, s, "no hardware id, although a blocked device has none", ask(""))
+	same(t, "blocked hardware", ask(blocked.Record.HardwareID1), "1")
+	same(t, "hardware of a free device", ask(free.Record.HardwareID1), "")
+	same(t, "no hardware id, although a blocked device has none", ask(""), "")
 	keys := func(tx site.Tx) ([]proof.KeyThumbprint, error) { return tx.BlockedKeys() }
 	same(t, "blocked keys", read(t, s, keys), []proof.KeyThumbprint{key(1), key(3)})
 
 	blocked.Block = site.Block{}
 	put(t, s, blocked)
-	missing(t, s, "hardware of an unblocked device", ask(blocked.Record.HardwareID1))
+	same(t, "hardware of an unblocked device", ask(blocked.Record.HardwareID1), "")
 	same(t, "blocked keys after unblocking", read(t, s, keys), []proof.KeyThumbprint{key(3)})
 }
 
@@ -145,11 +146,11 @@ func devicesTouched(t *testing.T, s site.Store) {
 }
 
 func devicesRefused(t *testing.T, s site.Store) {
-	hardware := func(id string) func(site.Tx) (ccm.ClientID, error) {
-		return func(tx site.Tx) (ccm.ClientID, error) { return tx.RefusedHardware(id) }
+	hardware := func(id string, limit int) string {
+		return numbers(read(t, s, func(tx site.Tx) ([]ccm.ClientID, error) { return tx.RefusedHardware(id, limit) }))
 	}
-	identity := func(id string) func(site.Tx) (ccm.ClientID, error) {
-		return func(tx site.Tx) (ccm.ClientID, error) { return tx.RefusedIdentity(id) }
+	identity := func(id string, limit int) string {
+		return numbers(read(t, s, func(tx site.Tx) ([]ccm.ClientID, error) { return tx.RefusedIdentity(id, limit) }))
 	}
 	devices := make([]site.Device, 8)
 	for n := range devices {
@@ -163,34 +164,46 @@ func devicesRefused(t *testing.T, s site.Store) {
 	devices[5].Approval.Level = proof.LevelKnown // by the site
 	devices[6].Approval.By, devices[6].Approval.Level = "", proof.LevelKnown
 	devices[7].Approval.By, devices[7].Approval.Level, devices[7].Obsolete.By = "anna", proof.LevelKnown, clientID(1)
-	missing(t, s, "an identity where there is no device", identity(devices[2].Proved))
+	same(t, "an identity where there is no device", identity(devices[2].Proved, 0), "")
 	put(t, s, devices...)
-	same(t, "rejected hardware", read(t, s, hardware(devices[1].Record.HardwareID1)), clientID(1))
-	same(t, "rejected identity", read(t, s, identity(devices[1].Proved)), clientID(1))
-	same(t, "blocked before rejected", read(t, s, hardware("2:AA")), clientID(2))
-	same(t, "blocked identity", read(t, s, identity(devices[2].Proved)), clientID(2))
-	same(t, "an identity that begins alike", read(t, s, identity(devices[3].Proved)), clientID(3))
-	missing(t, s, "no identity", identity(""))
-	missing(t, s, "no hardware id", hardware(""))
-	missing(t, s, "an identity that nobody has", identity("WK2$@"+long))
+	same(t, "rejected hardware", hardware(devices[1].Record.HardwareID1, 0), "1")
+	same(t, "rejected identity", identity(devices[1].Proved, 0), "1")
+	same(t, "blocked before rejected", hardware("2:AA", 0), "2 3")
+	same(t, "limited", hardware("2:AA", 1), "2")
+	same(t, "blocked identity", identity(devices[2].Proved, 0), "2")
+	same(t, "an identity that begins alike", identity(devices[3].Proved, 0), "3")
+	same(t, "no identity", identity("", 0), "")
+	same(t, "no hardware id", hardware("", 0), "")
+	same(t, "an identity that nobody has", identity("WK2$@"+long, 0), "")
 	for n := 4; n < 8; n++ {
-		missing(t, s, fmt.Sprint("hardware of device ", n), hardware(devices[n].Record.HardwareID1))
-		missing(t, s, fmt.Sprint("identity of device ", n), identity(devices[n].Proved))
+		same(t, fmt.Sprint("hardware of device ", n), hardware(devices[n].Record.HardwareID1, 0), "")
+		same(t, fmt.Sprint("identity of device ", n), identity(devices[n].Proved, 0), "")
 	}
+	both := devices[3]
+	both.Block.Blocked, both.Proved = true, devices[2].Proved
+	put(t, s, both)
+	same(t, "each once, though blocked and rejected", hardware("2:AA", 0), "2 3")
+	same(t, "all of an identity", identity(both.Proved, 0), "2 3")
+	put(t, s, devices[3])
 	update(t, s, func(tx site.Tx) error { // seen in the change that does it
 		d := devices[5]
 		d.Approval.By = "anna"
 		if err := tx.PutDevice(d); err != nil {
 			return err
 		}
-		if id, err := tx.RefusedIdentity(d.Proved); err != nil || id != d.ClientID {
-			return fmt.Errorf("in the change: %s, %w", id, err)
+		if ids, err := tx.RefusedIdentity(d.Proved, 0); err != nil || !slices.Equal(ids, []ccm.ClientID{d.ClientID}) {
+			return fmt.Errorf("in the change: %v, %w", ids, err)
 		}
 		return nil
 	})
 	devices[1].Approval.Level = proof.LevelManaged
 	put(t, s, devices[1])
-	missing(t, s, "approved after all", identity(devices[1].Proved))
+	same(t, "approved after all", identity(devices[1].Proved, 0), "")
+}
+
+// numbers are the last digits of client ids.
+func numbers(ids []ccm.ClientID) string {
+	return list(ids, func(id ccm.ClientID) string { return string(id[len(id)-1:]) })
 }
 
 func devicesByIdentity(t *testing.T, s site.Store) {
