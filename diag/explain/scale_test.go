@@ -190,3 +190,13 @@ func TestARefusedClientThatIsLetIn(t *testing.T) {
 		})
 	}
 }
+
+func TestLastIndexIsTheLast(t *testing.T) {
+	for _, raw := range []string{"", "$", "$$<", "a$$<b$$<c", "a$$<b<c<", "<$$", "$$<<", `x component="a" component="b" y="`, `component="`} {
+		for _, mark := range []string{"$$<", ` component="`, `"`} {
+			if got, want := lastIndex([]byte(raw), []byte(mark)), strings.LastIndex(raw, mark); got != want {
+				t.Errorf("%q in %q: %d, want %d", mark, raw, got, want)
+			}
+		}
+	}
+}

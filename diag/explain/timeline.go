@@ -402,7 +402,7 @@ func (o *observer) saturated(raw []byte, number int, k kind) bool {
 	l := line{file: o.file.name, number: number, kind: k}
 	switch {
 	case k == serverLine:
-		l.text = string(raw[:bytes.LastIndex(raw, serverMark)])
+		l.text = string(raw[:lastIndex(raw, serverMark)])
 	case bytes.Count(raw, clientStart) == 1:
 		l.text = string(raw[len(recordStart) : len(recordStart)+bytes.Index(raw[len(recordStart):], clientEnd)])
 	default:
@@ -463,7 +463,7 @@ func componentOf(raw []byte, k kind) string {
 	if k == serverLine {
 		begin, end = serverMark, '>'
 	}
-	at := bytes.LastIndex(raw, begin)
+	at := lastIndex(raw, begin)
 	if at < 0 {
 		return ""
 	}
@@ -472,6 +472,18 @@ func componentOf(raw []byte, k kind) string {
 		return string(rest[:size])
 	}
 	return ""
+}
+
+// lastIndex is bytes.LastIndex for a mark near the end, whose last byte is rare there.
+func lastIndex(raw, mark []byte) int {
+	for end := len(raw); end >= len(mark); {
+		at := bytes.LastIndexByte(raw[:end], mark[len(mark)-1])
+		if begin := at + 1 - len(mark); begin >= 0 && bytes.Equal(raw[begin:at+1], mark) {
+			return begin
+		}
+		end = at
+	}
+	return -1
 }
 
 // idsKept is how many ids of one file are kept: enough to compare its clock with another's.
