@@ -105,6 +105,9 @@ func (r *run) get(ctx context.Context, path string, header http.Header, secret b
 	defer response.Body.Close()
 	r.hear(response.Header.Get("Date")) // before the body, which may come slowly
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	if err == nil {
+		err = request.Context().Err() // a server that hears of the end in time may still end its answer as if it were whole
+	}
 	return answer{response.StatusCode, phraseOf(response), response.Header, body, trace.ID}, err
 }
 
