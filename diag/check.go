@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"postern/catalog"
 )
@@ -169,13 +170,14 @@ func Summary(findings []Finding) string {
 	return fmt.Sprintf("%d ok, %d warnings, %d failed, %d not told", count[Pass], count[Warn], count[Fail], count[Skipped])
 }
 
-// Printable shows the control characters of what others sent, and the marks that reorder
-// text, as question marks. A terminal then writes one line and obeys nothing.
+// Printable shows the control characters of what others sent, what formats or reorders
+// text, and what is no UTF-8, as question marks. A terminal or a page then writes one line
+// and obeys nothing.
 func Printable(text string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == 0x200e || r == 0x200f || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
+		if unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) {
 			return '?'
 		}
 		return r
-	}, text)
+	}, strings.ToValidUTF8(text, "?"))
 }

@@ -2,6 +2,7 @@ package site
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -202,7 +203,7 @@ func (s *Site) setRevocation(tx Tx, rule Revocation, by string) (moved bool, err
 		return false, err
 	}
 	next := was
-	next.Policy = or(rule.Policy, was.Policy)
+	next.Policy = cmp.Or(rule.Policy, was.Policy)
 	if rule.Sources != nil {
 		next.Sources = rule.Sources
 	}
@@ -224,7 +225,7 @@ func readRevocation(tx Tx) (rule Revocation, err error) {
 		return rule, err
 	}
 	sources, err := optional(tx, settingSources)
-	return Revocation{Policy: or(policy, revocationByDefault), Sources: strings.Fields(sources)}, err
+	return Revocation{Policy: cmp.Or(policy, revocationByDefault), Sources: strings.Fields(sources)}, err
 }
 
 // checked returns the rule as it is kept.

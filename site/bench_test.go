@@ -2,6 +2,7 @@ package site_test
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 
 	"postern/ccm"
 	"postern/internal/role"
+	"postern/proof"
 	"postern/site"
 	"postern/store"
 )
@@ -104,4 +106,27 @@ func durableWorld(b *testing.B, o store.Options) *world {
 		b.Fatal(err)
 	}
 	return w
+}
+
+// BenchmarkRefresh reports what a management point does after changes, at most ten times a second, with many keys that are refused.
+func BenchmarkRefresh(b *testing.B) {
+	for _, keys := range []int{0, 20_000} {
+		b.Run(fmt.Sprint(keys), func(b *testing.B) {
+			w := newWorld(b, filepath.Join(b.TempDir(), "site.db"))
+			err := w.store.Update(b.Context(), func(tx site.Tx) (err error) {
+				for i := 0; i < keys && err == nil; i++ {
+					err = tx.PutFormerKey(proof.KeyThumbprint(fmt.Sprintf("key-%039d", i)), clientID(1), begin)
+				}
+				return err
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				if err := w.Refresh(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

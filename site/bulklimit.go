@@ -1,6 +1,7 @@
 package site
 
 import (
+	"cmp"
 	"net/netip"
 	"path"
 	"slices"
@@ -63,7 +64,7 @@ func (t BulkToken) admitsAddress(text string) error {
 	address, err := netip.ParseAddr(text)
 	address = address.Unmap().WithZone("")
 	if err != nil || !slices.ContainsFunc(t.Networks, func(n netip.Prefix) bool { return n.Contains(address) }) {
-		return catalog.Errorf(catalog.BulkOutsideNetwork, "the address %s is in none of the networks of bulk registration token %s", or(shown(text), "(not known)"), t.ID)
+		return catalog.Errorf(catalog.BulkOutsideNetwork, "the address %s is in none of the networks of bulk registration token %s", cmp.Or(shown(text), "(not known)"), t.ID)
 	}
 	return nil
 }
@@ -85,7 +86,7 @@ func (t BulkToken) admitsName(netbios, fqdn string) error {
 	}
 	fqdn = strings.TrimSuffix(fqdn, ".")
 	host, _, _ := strings.Cut(fqdn, ".")
-	name := or(host, netbios)
+	name := cmp.Or(host, netbios)
 	if strings.Contains(t.NamePattern, ".") {
 		name = fqdn
 	}

@@ -2,6 +2,7 @@ package site
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -50,7 +51,7 @@ func (d Device) sameEntra(cloud proof.Cloud) error {
 	tenant, device := d.entra()
 	if tenant != "" && tenant != cloud.Tenant || device != "" && cloud.Device != "" && device != cloud.Device {
 		return catalog.Errorf(catalog.EntraOtherDevice, "the key is of device %s in tenant %s, the token of device %s in tenant %s",
-			or(device, "-"), or(tenant, "-"), or(shown(cloud.Device), "-"), shown(cloud.Tenant))
+			cmp.Or(device, "-"), cmp.Or(tenant, "-"), cmp.Or(shown(cloud.Device), "-"), shown(cloud.Tenant))
 	}
 	return nil
 }

@@ -76,9 +76,9 @@ type groupKey struct {
 
 func keyOfGroup(d Device) groupKey {
 	host, _, _ := strings.Cut(d.Record.FQDName, ".")
-	key := groupKey{method: d.Approval.Method, origin: d.Approval.Evidence["realm"], pattern: runs(or(d.Record.NetbiosName, host), unicode.IsDigit, '#')}
+	key := groupKey{method: d.Approval.Method, origin: d.Approval.Evidence["realm"], pattern: runs(cmp.Or(d.Record.NetbiosName, host), unicode.IsDigit, '#')}
 	for _, fact := range []string{factTenant, "certificate-issuer", "bulk-token"} {
-		key.origin = or(key.origin, d.Approval.Evidence[fact])
+		key.origin = cmp.Or(key.origin, d.Approval.Evidence[fact])
 	}
 	return key
 }

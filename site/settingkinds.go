@@ -1,6 +1,7 @@
 package site
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,7 +41,7 @@ func settingKinds() []settingKind {
 				return oneOf(settingAlgorithm, strings.ToLower(value), strings.ToLower(token.AlgorithmES256), strings.ToLower(token.AlgorithmRS256))
 			}),
 			func(s *Settings, kept string) error {
-				s.TokenAlgorithm = strings.ToUpper(or(kept, token.AlgorithmES256))
+				s.TokenAlgorithm = strings.ToUpper(cmp.Or(kept, token.AlgorithmES256))
 				return nil
 			},
 			func(s Settings) string { return strings.ToLower(s.TokenAlgorithm) }},
@@ -92,7 +93,7 @@ func yesNo(name, meaning string, of func(*Settings) *bool, otherwise bool) setti
 			return strconv.FormatBool(on), nil
 		}),
 		func(s *Settings, kept string) (err error) {
-			*of(s), err = strconv.ParseBool(or(kept, strconv.FormatBool(otherwise)))
+			*of(s), err = strconv.ParseBool(cmp.Or(kept, strconv.FormatBool(otherwise)))
 			return err
 		},
 		func(s Settings) string { return strconv.FormatBool(*of(&s)) },
@@ -107,7 +108,7 @@ func choice[T ~string](name, meaning string, of func(*Settings) *T, values ...T)
 	}
 	return settingKind{SettingName{name, meaning},
 		timeless(func(value string) (string, error) { return oneOf(name, value, allowed...) }),
-		func(s *Settings, kept string) error { *of(s) = T(or(kept, allowed[0])); return nil },
+		func(s *Settings, kept string) error { *of(s) = T(cmp.Or(kept, allowed[0])); return nil },
 		func(s Settings) string { return string(*of(&s)) },
 	}
 }
@@ -117,7 +118,7 @@ func days(name, meaning string, of func(*Settings) *int, otherwise, least, most 
 	return settingKind{SettingName{name, meaning},
 		timeless(func(value string) (string, error) { return canonicalDays(name, value, least, most) }),
 		func(s *Settings, kept string) (err error) {
-			*of(s), err = strconv.Atoi(or(kept, strconv.Itoa(otherwise)))
+			*of(s), err = strconv.Atoi(cmp.Or(kept, strconv.Itoa(otherwise)))
 			return err
 		},
 		func(s Settings) string { return strconv.Itoa(*of(&s)) },
@@ -133,7 +134,7 @@ func oneOf(name, value string, allowed ...string) (string, error) {
 
 func takeMode(s *Settings, kept string) (err error) {
 	mode, until, _ := strings.Cut(kept, ":")
-	s.Approval = ApprovalMode(or(mode, string(ApproveTrustedDomains)))
+	s.Approval = ApprovalMode(cmp.Or(mode, string(ApproveTrustedDomains)))
 	if s.Approval == ApproveEveryone {
 		s.EveryoneUntil, err = time.Parse(time.RFC3339, until)
 	}

@@ -130,13 +130,6 @@ func readSettings(tx Tx) (settings Settings, hierarchy string, err error) {
 	return settings, hierarchy, nil
 }
 
-func or(value, fallback string) string {
-	if value == "" {
-		return fallback
-	}
-	return value
-}
-
 func optional(tx Tx, name string) (string, error) {
 	value, err := tx.Setting(name)
 	if errors.Is(err, ErrNotFound) {

@@ -79,11 +79,19 @@ type snapshot struct {
 	authorities []Authority
 	issuers     []*x509.Certificate // of authorities, read
 	revocation  Revocation
-	blockedBy   map[string]bool // tracked ids of blocked bulk tokens
-	blockedKey  map[proof.KeyThumbprint]bool
-	replaced    map[proof.KeyThumbprint]Replaced // keys of obsolete devices and former keys
-	kept        []Revoked                        // revocations without a record here
-	state       token.SiteState
+	blocks
+	state token.SiteState
+}
+
+// blocks is what is refused, which may be long. Whatever changes it raises the epoch in the same transaction, so that it is read once for each.
+type blocks struct {
+	blockedBy  map[string]bool // tracked ids of blocked bulk tokens
+	blockedKey map[proof.KeyThumbprint]bool
+	replaced   map[proof.KeyThumbprint]Replaced // keys of obsolete devices and former keys
+	kept       []Revoked                        // revocations without a record here
+
+	toldTokens []string // what gateways are told of it, sorted
+	toldKeys   []proof.KeyThumbprint
 }
 
 // Open opens a site that [Init] has made.
@@ -193,7 +201,7 @@ func (s *Site) readKept(ctx context.Context) (*snapshot, error) {
 }
 
 func (s *Site) read(ctx context.Context) (*snapshot, error) {
-	next := &snapshot{blockedBy: map[string]bool{}, blockedKey: map[proof.KeyThumbprint]bool{}}
+	next, before := &snapshot{}, s.current.Load()
 	var epoch uint64
 	var records []KeyRecord
 	err := s.store.View(ctx, func(tx Tx) (err error) {
@@ -224,7 +232,12 @@ func (s *Site) read(ctx context.Context) (*snapshot, error) {
 		if next.revocation, err = readRevocation(tx); err != nil {
 			return err
 		}
-		return readBlocks(tx, next)
+		if before != nil && before.state.Epoch == epoch {
+			next.blocks = before.blocks
+			return nil
+		}
+		next.blocks, err = readBlocks(tx, s.now())
+		return err
 	})
 	if errors.Is(err, ErrNotFound) {
 		return nil, catalog.Wrap(catalog.SiteNotInitialised, err, "the store holds no site; run `postern site init` first")
@@ -243,34 +256,38 @@ func (s *Site) read(ctx context.Context) (*snapshot, error) {
 		}
 		next.issuers = append(next.issuers, issuer)
 	}
-	next.state = next.siteState(epoch, s.now())
+	next.state = next.siteState(epoch)
 	return next, nil
 }
 
-func readBlocks(tx Tx, next *snapshot) error {
+func readBlocks(tx Tx, at time.Time) (b blocks, err error) {
+	b.blockedBy, b.blockedKey = map[string]bool{}, map[proof.KeyThumbprint]bool{}
 	bulk, err := tx.BulkTokens()
 	if err != nil {
-		return err
+		return b, err
 	}
 	for _, t := range bulk {
 		if t.Blocked {
-			next.blockedBy[t.ID] = true
+			b.blockedBy[t.ID] = true
 		}
 	}
 	keys, err := tx.BlockedKeys()
 	if err != nil {
-		return err
+		return b, err
 	}
 	for _, key := range keys {
-		next.blockedKey[key] = true
+		b.blockedKey[key] = true
 	}
 	kept, err := tx.KeptRevocations()
 	if err != nil {
-		return err
+		return b, err
 	}
-	next.keepKept(kept)
-	next.replaced, err = tx.ReplacedKeys()
-	return err
+	b.keepKept(kept)
+	if b.replaced, err = tx.ReplacedKeys(); err != nil {
+		return b, err
+	}
+	b.tell(at)
+	return b, nil
 }
 
 // Settings returns the site's settings.

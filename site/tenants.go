@@ -2,6 +2,7 @@ package site
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -87,8 +88,8 @@ func (s *Site) AddTenant(ctx context.Context, ask token.Tenant, by string) (tena
 func (t Tenant) with(ask token.Tenant) Tenant {
 	next := t
 	next.ID = ask.ID
-	next.ClientApp = strings.ToLower(or(strings.TrimSpace(ask.ClientApp), t.ClientApp))
-	next.Resource = or(or(strings.TrimSpace(ask.Resource), t.Resource), DefaultResource)
+	next.ClientApp = strings.ToLower(cmp.Or(strings.TrimSpace(ask.ClientApp), t.ClientApp))
+	next.Resource = cmp.Or(strings.TrimSpace(ask.Resource), t.Resource, DefaultResource)
 	switch {
 	case len(ask.Issuers) > 0:
 		next.Issuers = slices.Clone(ask.Issuers)

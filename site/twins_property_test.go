@@ -45,6 +45,7 @@ func TestC61_NoTwinInherits(t *testing.T) {
 				p.register()
 			}
 		}
+		p.likeNew(t)
 	})
 }
 

@@ -129,7 +129,7 @@ func whyBlocked(f *DeviceFacts) *ruling {
 		return nil
 	}
 	b := f.Device.Block
-	return &ruling{catalog.DeviceBlocked, certain, "every door of the site", fmt.Sprintf("%s blocked it at %s: %s", b.By, moment(b.At), or(b.Why, "no reason is kept")),
+	return &ruling{catalog.DeviceBlocked, certain, "every door of the site", fmt.Sprintf("%s blocked it at %s: %s", b.By, moment(b.At), cmp.Or(b.Why, "no reason is kept")),
 		[]string{"If it is to come back: postern device unblock " + f.call() + " --why REASON"}}
 }
 
@@ -142,7 +142,7 @@ func whyObsolete(f *DeviceFacts) *ruling {
 		return &ruling{catalog.DeviceObsolete, certain, "every door of the site", fmt.Sprintf("at %s: %s, and which one is not known here", moment(o.At), o.Why),
 			[]string{"To enrol again with the key that it has now: postern token new, then enrol the device with it"}}
 	}
-	return &ruling{catalog.DeviceObsolete, certain, "every door of the site", fmt.Sprintf("at %s the record %s (%s) took its place: %s", moment(o.At), o.By, or(f.Successor, "which is gone too"), o.Why),
+	return &ruling{catalog.DeviceObsolete, certain, "every door of the site", fmt.Sprintf("at %s the record %s (%s) took its place: %s", moment(o.At), o.By, cmp.Or(f.Successor, "which is gone too"), o.Why),
 		[]string{"Ask about the record that took its place: postern device why " + string(o.By)}}
 }
 
@@ -171,7 +171,7 @@ func whyWaiting(f *DeviceFacts) *ruling {
 		return nil
 	}
 	w := f.Waiting[0]
-	return &ruling{catalog.RegistrationWaits, certain, "registration", fmt.Sprintf("a registration of %s from %s waits since %s as %s", shown(or(w.Name, "a device without a name")), or(w.Address, "-"), moment(w.Received), w.ClientID),
+	return &ruling{catalog.RegistrationWaits, certain, "registration", fmt.Sprintf("a registration of %s from %s waits since %s as %s", shown(cmp.Or(w.Name, "a device without a name")), cmp.Or(w.Address, "-"), moment(w.Received), w.ClientID),
 		[]string{"The database: the registration is applied when it is back"}}
 }
 
@@ -216,9 +216,9 @@ func whyUnapproved(refusedPolicy bool) func(*DeviceFacts) *ruling {
 		if last := f.lastRefusal(); refusedPolicy && (last == nil || last.Kind != "policy") {
 			return nil
 		}
-		because := fmt.Sprintf("it registered by %s; the rule %q gave approval status %d, level %s", or(string(d.Approval.Method), "its key alone"), d.Approval.Rule, d.Approval.Status, d.Approval.Level)
+		because := fmt.Sprintf("it registered by %s; the rule %q gave approval status %d, level %s", cmp.Or(string(d.Approval.Method), "its key alone"), d.Approval.Rule, d.Approval.Status, d.Approval.Level)
 		if d.Rejected() {
-			because = fmt.Sprintf("%s rejected it at %s: %s", d.Approval.By, moment(d.Approval.At), or(d.Approval.Why, "no reason is kept"))
+			because = fmt.Sprintf("%s rejected it at %s: %s", d.Approval.By, moment(d.Approval.At), cmp.Or(d.Approval.Why, "no reason is kept"))
 		}
 		return &ruling{catalog.SymptomNotApproved, certain, "approval", because,
 			[]string{"If it is yours: postern device approve " + f.call() + " --why REASON, or let it enrol by a proof that the site trusts (a bulk token, Kerberos of a trusted realm, an onboarded tenant)"}}
@@ -269,7 +269,7 @@ func needsOf(code catalog.Code) string {
 
 // places says in which part of the site a kind of conversation ends.
 func placeOf(kind string) string {
-	return or(map[string]string{"token": "token service", "registration": "registration", "policy": "policy", "message": "message endpoint", "peer": "peers"}[kind], or(kind, "the site"))
+	return cmp.Or(map[string]string{"token": "token service", "registration": "registration", "policy": "policy", "message": "message endpoint", "peer": "peers"}[kind], cmp.Or(kind, "the site"))
 }
 
 func whyRefused(f *DeviceFacts) *ruling {
@@ -282,7 +282,7 @@ func whyRefused(f *DeviceFacts) *ruling {
 		how = "; what names the device there is not proved"
 	}
 	r := &ruling{code: catalog.Code(e.Code), sure: sure, stopped: placeOf(e.Kind)}
-	r.because = fmt.Sprintf("refused at %s, from %s: %s%s", moment(e.At), or(e.Address, "-"), shown(or(e.Detail, "no detail is kept")), how)
+	r.because = fmt.Sprintf("refused at %s, from %s: %s%s", moment(e.At), cmp.Or(e.Address, "-"), shown(cmp.Or(e.Detail, "no detail is kept")), how)
 	if text := needsOf(r.code); text != "" {
 		r.needs = []string{text}
 	}
@@ -344,7 +344,7 @@ func whyRemoved(f *DeviceFacts) *ruling {
 	if f.Device != nil || i < 0 {
 		return nil
 	}
-	return &ruling{catalog.DeviceRemoved, certain, "registration", fmt.Sprintf("removed at %s (entry %d of the trust log); the record %s had replaced it", moment(f.Trust[i].At), f.Trust[i].Sequence, or(f.Trust[i].facts()["replaced-by"], "-")),
+	return &ruling{catalog.DeviceRemoved, certain, "registration", fmt.Sprintf("removed at %s (entry %d of the trust log); the record %s had replaced it", moment(f.Trust[i].At), f.Trust[i].Sequence, cmp.Or(f.Trust[i].facts()["replaced-by"], "-")),
 		[]string{"To register again, if it is still in use"}}
 }
 
@@ -408,13 +408,13 @@ func (f *DeviceFacts) decisions() []string {
 	add := func(format string, arguments ...any) { all = append(all, fmt.Sprintf(format, arguments...)) }
 	if d := f.Device; d != nil {
 		a := d.Approval
-		add("approval status %d, level %s, by %s (rule %q, proof %s) at %s%s", a.Status, a.Level, a.By, a.Rule, or(string(a.Method), "-"), moment(a.At), reasonOf(a.Why))
+		add("approval status %d, level %s, by %s (rule %q, proof %s) at %s%s", a.Status, a.Level, a.By, a.Rule, cmp.Or(string(a.Method), "-"), moment(a.At), reasonOf(a.Why))
 		if d.Proved != "" {
 			add("its key has proved to be %s", shown(d.Proved))
 		}
 	}
 	if b := f.Bulk; b != nil {
-		add("bulk registration token %s (%s): %s", b.ID, or(shown(b.Label), "no label"), b.stands(f.At))
+		add("bulk registration token %s (%s): %s", b.ID, cmp.Or(shown(b.Label), "no label"), b.stands(f.At))
 	}
 	for _, c := range f.Conflicts {
 		add("conflict %s (%s) with %s: %s%s", c.ID, c.Kind, f.otherOf(c), c.State, reasonOf(c.Why))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -207,7 +208,7 @@ func readPair(certificate, key string) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, catalog.Wrap(catalog.ClientCertificateUnusable, err, "%s", certificate)
 	}
-	pair, err := tls.LoadX509KeyPair(certificate, or(key, certificate))
+	pair, err := tls.LoadX509KeyPair(certificate, cmp.Or(key, certificate))
 	if err == nil {
 		return &pair, nil
 	}

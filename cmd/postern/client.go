@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -205,10 +206,10 @@ func (f *clientFlags) setup(s *session, arguments []string) (client.Setup, error
 		}
 		setup.Certificate.Files = append(setup.Certificate.Files, next)
 	}
-	setup.CAFile = or(f.caFile, setup.CAFile)
-	setup.RootKey = or(f.rootKey, setup.RootKey)
-	setup.Name = or(f.name, setup.Name)
-	setup.TokenFile = or(f.tokenFile, setup.TokenFile)
+	setup.CAFile = cmp.Or(f.caFile, setup.CAFile)
+	setup.RootKey = cmp.Or(f.rootKey, setup.RootKey)
+	setup.Name = cmp.Or(f.name, setup.Name)
+	setup.TokenFile = cmp.Or(f.tokenFile, setup.TokenFile)
 	return setup, setup.ReadToken(s.in)
 }
 

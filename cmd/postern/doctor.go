@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -198,7 +199,7 @@ func loopback(address string) bool {
 }
 
 func checkReach(_ context.Context, p *patient) finding {
-	address := or(p.config.Listen.HTTPS, p.config.Listen.PKI.Address)
+	address := cmp.Or(p.config.Listen.HTTPS, p.config.Listen.PKI.Address)
 	switch {
 	case address == "":
 		return good("does not listen")
@@ -434,7 +435,7 @@ func checkKeys(_ context.Context, p *patient) finding {
 	if protection.Passphrase == nil && protection.Credential == "" {
 		return warn("give a passphrase (POSTERN_PASSPHRASE_FILE) or a systemd credential where the disk may be stolen", "whoever reads the key file reads the keys; it is for its owner only")
 	}
-	path := or(p.config.SiteKey, filepath.Join(p.config.State, "state.key"))
+	path := cmp.Or(p.config.SiteKey, filepath.Join(p.config.State, "state.key"))
 	key, err := keyfile.Open(filepath.Dir(path), keyfile.Options{Name: filepath.Base(path), Passphrase: protection.Passphrase, Credential: protection.Credential})
 	switch {
 	case err != nil:

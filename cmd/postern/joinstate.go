@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -29,7 +30,7 @@ Nothing is sent. Exit status 1 when the device cannot ask for its own token; a p
 		Example: "  postern client join-state\n  postern client join-state --file join-state.json --json",
 		RunE: func(c *cobra.Command, _ []string) error {
 			if given := c.Flag("join-state"); given != nil { // of all the client's commands
-				file = or(file, given.Value.String())
+				file = cmp.Or(file, given.Value.String())
 			}
 			read := entra.PlatformJoinState
 			if file != "" {
@@ -118,7 +119,7 @@ func (r joinReport) write(w io.Writer) {
 		fmt.Fprintf(w, "%s\n", section.title)
 		t := tabwriter.NewWriter(w, 0, 4, 1, ' ', tabwriter.AlignRight)
 		for _, row := range section.rows {
-			fmt.Fprintf(t, "  %s\t : %s\n", row[0], or(row[1], "-"))
+			fmt.Fprintf(t, "  %s\t : %s\n", row[0], cmp.Or(row[1], "-"))
 		}
 		t.Flush()
 		fmt.Fprintln(w)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -132,7 +133,7 @@ func newPolicyList(s *session) *cobra.Command {
 			return s.print(views, func(w io.Writer) {
 				table(w, "ID\tVERSION\tCATEGORY\tFLAGS\tLEVEL\tFOR", func(row func(...any)) {
 					for _, p := range policies {
-						row(p.ID, p.Version, or(p.Category, "-"), flagText(p.Flags), p.Level, targetText(p))
+						row(p.ID, p.Version, cmp.Or(p.Category, "-"), flagText(p.Flags), p.Level, targetText(p))
 					}
 				})
 			})
@@ -152,14 +153,7 @@ func flagText(f ccm.PolicyFlags) string {
 			set = append(set, n.name)
 		}
 	}
-	return or(strings.Join(set, ","), "-")
-}
-
-func or(value, otherwise string) string {
-	if value == "" {
-		return otherwise
-	}
-	return value
+	return cmp.Or(strings.Join(set, ","), "-")
 }
 
 func newPolicyRemove(s *session) *cobra.Command {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -44,7 +45,7 @@ Exit status 1 when something fails; warnings and what could not be told are 0. d
 			if o.Certificate, err = readNamed(certificate, catalog.CertificateUnreadable); err != nil {
 				return err
 			}
-			if o.Key, err = readNamed(or(key, certificate), catalog.ServerKeyMismatch); err != nil {
+			if o.Key, err = readNamed(cmp.Or(key, certificate), catalog.ServerKeyMismatch); err != nil {
 				return err
 			}
 			if key == "" && !strings.Contains(string(o.Key), "PRIVATE KEY") {

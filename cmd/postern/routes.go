@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -33,7 +34,7 @@ func newRoutes(s *session) *cobra.Command {
 			return s.print(views, func(w io.Writer) {
 				table(w, "ROLE\tLISTENERS\tMETHODS\tPATH\tPROOF (any one)\tLEVEL AT MOST\tBODY", func(row func(...any)) {
 					for _, v := range views {
-						row(v.Role, or(strings.Join(v.Listeners, ","), "https"), strings.Join(v.Methods, ","), v.Path, strings.Join(v.Proofs, ", "), or(v.Ceiling, "-"), v.Body)
+						row(v.Role, cmp.Or(strings.Join(v.Listeners, ","), "https"), strings.Join(v.Methods, ","), v.Path, strings.Join(v.Proofs, ", "), cmp.Or(v.Ceiling, "-"), v.Body)
 					}
 				})
 			})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -256,14 +257,14 @@ again and prints it. What was unblocked since is blocked again, as it is in the 
 				role.BringBackRoots(c.Context(), config, st) // so that the root of now signs what follows
 				return noteRestore(c.Context(), st, config, s.actor)
 			}); err != nil {
-				fmt.Fprintf(s.err, "The backup is in place, and the site does not open with it. The store before it is %s.\n", or(kept, "none"))
+				fmt.Fprintf(s.err, "The backup is in place, and the site does not open with it. The store before it is %s.\n", cmp.Or(kept, "none"))
 				return err
 			}
 			for _, problem := range problems {
 				report(s.err, problem)
 			}
 			return s.print(map[string]any{"restored": config.Store, "kept": kept, "applied_again": append([]site.Revoked{}, again...)}, func(w io.Writer) {
-				fmt.Fprintf(w, "Restored %s, as it was at %s.\nThe store before it is %s.\n", config.Store, stamp(info.ModTime()), or(kept, "none"))
+				fmt.Fprintf(w, "Restored %s, as it was at %s.\nThe store before it is %s.\n", config.Store, stamp(info.ModTime()), cmp.Or(kept, "none"))
 				showAgain(w, config, again)
 			})
 		},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -176,7 +177,7 @@ func newTokenShow(s *session) *cobra.Command {
 				fmt.Fprintln(w)
 				table(w, "FIRST USED\tDEVICE\tNAME\tFROM\tKEY", func(row func(...any)) {
 					for _, u := range view.Used {
-						row(stamp(u.At), u.ClientID, or(u.Name, "(not registered)"), u.Address, u.Key)
+						row(stamp(u.At), u.ClientID, cmp.Or(u.Name, "(not registered)"), u.Address, u.Key)
 					}
 				})
 			})

@@ -57,7 +57,7 @@ func (a answer) String() string {
 
 // short keeps a value that another side wrote from filling the screen.
 func short(text string, limit int) string {
-	text = diag.Printable(strings.ToValidUTF8(text, "?"))
+	text = diag.Printable(text)
 	if runes := []rune(text); len(runes) > limit {
 		return string(runes[:limit]) + "..."
 	}

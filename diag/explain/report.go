@@ -10,9 +10,9 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	"postern/catalog"
+	"postern/diag"
 )
 
 // Sure says how sure a verdict is.
@@ -719,15 +719,7 @@ func shown(text string) string {
 	return text
 }
 
-// printable shows control characters instead of obeying them; line breaks become blanks.
+// printable is [diag.Printable] for lines of a log, of which one may be several: the breaks become blanks.
 func printable(text string) string {
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t' || r == '\r':
-			return ' '
-		case unicode.IsControl(r), unicode.Is(unicode.Cf, r), r == '\u2028', r == '\u2029':
-			return '?'
-		}
-		return r
-	}, strings.ToValidUTF8(text, "?")))
+	return strings.TrimSpace(diag.Printable(strings.NewReplacer("\n", " ", "\t", " ", "\r", " ").Replace(text)))
 }

@@ -104,7 +104,7 @@ func InitGateway(ask NewGateway, protection Protection) (MadeGateway, error) {
 	if err != nil {
 		return MadeGateway{}, err
 	}
-	listen := or(ask.Listen, "127.0.0.1:8443")
+	listen := cmp.Or(ask.Listen, "127.0.0.1:8443")
 	_, port, err := net.SplitHostPort(listen)
 	if err != nil {
 		return MadeGateway{}, catalog.Errorf(catalog.InvalidArgument, "--listen is %q; give an address and a port, such as 0.0.0.0:443", listen)

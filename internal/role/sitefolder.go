@@ -1,6 +1,7 @@
 package role
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -92,8 +93,8 @@ func InitSite(ctx context.Context, ask NewSite, protection Protection, now func(
 		return MadeSite{}, err
 	}
 	config := Config{
-		Role: ManagementPoint, Name: or(ask.Name, "localhost"), Store: or(ask.Store, "site.db"), SiteKey: keyfile.DefaultName,
-		Listen: Listen{HTTPS: or(ask.HTTPS, "127.0.0.1:8444"), HTTP: ask.HTTP}, State: "mp", Logs: "mp/logs",
+		Role: ManagementPoint, Name: cmp.Or(ask.Name, "localhost"), Store: cmp.Or(ask.Store, "site.db"), SiteKey: keyfile.DefaultName,
+		Listen: Listen{HTTPS: cmp.Or(ask.HTTPS, "127.0.0.1:8444"), HTTP: ask.HTTP}, State: "mp", Logs: "mp/logs",
 	}
 	if config.Name == "localhost" {
 		config.Names = []string{"127.0.0.1"}
@@ -128,13 +129,6 @@ func InitSite(ctx context.Context, ask NewSite, protection Protection, now func(
 		return MadeSite{}, err
 	}
 	return MadeSite{SiteCode: string(code), SiteRoot: s.RootPin(), Config: path, KeyFile: resolved.SiteKey}, nil
-}
-
-func or(value, otherwise string) string {
-	if value != "" {
-		return value
-	}
-	return otherwise
 }
 
 // OpenedSite is a site with its store, for a role or for a command.
