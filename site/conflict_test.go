@@ -428,7 +428,7 @@ func reimaged(t *testing.T, w *world) {
 		keys  int
 	}{{2*token.SelfProveLifetime - time.Hour, 4}, {2 * time.Hour, 0}} {
 		w.clock.advance(told.after)
-		if _, err := w.BlockBulkToken(t.Context(), w.bulk(t, 0).ID, true, "anna", "with the next epoch"); err != nil {
+		if err := w.Refresh(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		raw, _, err := w.State()

@@ -101,7 +101,6 @@ func rotation(t *testing.T, w *world) {
 }
 
 func wrongKeyFile(t *testing.T, w *world) {
-	w.ruined = true
 	other, err := keyfile.Open(t.TempDir(), keyfile.Options{Create: true})
 	if err != nil {
 		t.Fatal(err)

@@ -311,9 +311,6 @@ func (s *Site) keepRevocations(ctx context.Context, now *snapshot, first bool) (
 	if s.revoked.log == nil {
 		return false, nil
 	}
-	if before := s.current.Load(); before != nil && before.state.Epoch == now.state.Epoch && !s.revoked.problem.has(catalog.RevocationLogWrite) {
-		return false, nil // nothing was revoked or admitted since they were compared
-	}
 	var c compared
 	if err := s.checkAnchor(ctx); err != nil {
 		return false, err
@@ -670,15 +667,15 @@ func (s *Site) RevocationProblems() []error { return s.revoked.problem.all() }
 // AppliedAgain are the revocations that the store had forgotten and that were applied again since the site was opened.
 func (s *Site) AppliedAgain() []Revoked { return s.revoked.problem.appliedAgain() }
 
-// keepKept adds what the store has no record of.
-func (b *blocks) keepKept(kept []Revoked) {
-	b.kept = kept
+// keepKept puts what the store has no record of into the snapshot.
+func (now *snapshot) keepKept(kept []Revoked) {
+	now.kept = kept
 	for _, k := range kept {
 		switch k.Kind {
 		case RevokedDevice:
-			b.blockedKey[proof.KeyThumbprint(k.ID)] = true
+			now.blockedKey[proof.KeyThumbprint(k.ID)] = true
 		case RevokedBulkToken:
-			b.blockedBy[k.ID] = true
+			now.blockedBy[k.ID] = true
 		}
 	}
 }

@@ -79,19 +79,11 @@ type snapshot struct {
 	authorities []Authority
 	issuers     []*x509.Certificate // of authorities, read
 	revocation  Revocation
-	blocks
-	state token.SiteState
-}
-
-// blocks is what is refused, which may be long. Whatever changes it raises the epoch in the same transaction, so that it is read once for each.
-type blocks struct {
-	blockedBy  map[string]bool // tracked ids of blocked bulk tokens
-	blockedKey map[proof.KeyThumbprint]bool
-	replaced   map[proof.KeyThumbprint]Replaced // keys of obsolete devices and former keys
-	kept       []Revoked                        // revocations without a record here
-
-	toldTokens []string // what gateways are told of it, sorted
-	toldKeys   []proof.KeyThumbprint
+	blockedBy   map[string]bool // tracked ids of blocked bulk tokens
+	blockedKey  map[proof.KeyThumbprint]bool
+	replaced    map[proof.KeyThumbprint]Replaced // keys of obsolete devices and former keys
+	kept        []Revoked                        // revocations without a record here
+	state       token.SiteState
 }
 
 // Open opens a site that [Init] has made.
@@ -201,7 +193,7 @@ func (s *Site) readKept(ctx context.Context) (*snapshot, error) {
 }
 
 func (s *Site) read(ctx context.Context) (*snapshot, error) {
-	next, before := &snapshot{}, s.current.Load()
+	next := &snapshot{blockedBy: map[string]bool{}, blockedKey: map[proof.KeyThumbprint]bool{}}
 	var epoch uint64
 	var records []KeyRecord
 	err := s.store.View(ctx, func(tx Tx) (err error) {
@@ -232,12 +224,7 @@ func (s *Site) read(ctx context.Context) (*snapshot, error) {
 		if next.revocation, err = readRevocation(tx); err != nil {
 			return err
 		}
-		if before != nil && before.state.Epoch == epoch {
-			next.blocks = before.blocks
-			return nil
-		}
-		next.blocks, err = readBlocks(tx, s.now())
-		return err
+		return readBlocks(tx, next)
 	})
 	if errors.Is(err, ErrNotFound) {
 		return nil, catalog.Wrap(catalog.SiteNotInitialised, err, "the store holds no site; run `postern site init` first")
@@ -256,38 +243,34 @@ func (s *Site) read(ctx context.Context) (*snapshot, error) {
 		}
 		next.issuers = append(next.issuers, issuer)
 	}
-	next.state = next.siteState(epoch)
+	next.state = next.siteState(epoch, s.now())
 	return next, nil
 }
 
-func readBlocks(tx Tx, at time.Time) (b blocks, err error) {
-	b.blockedBy, b.blockedKey = map[string]bool{}, map[proof.KeyThumbprint]bool{}
+func readBlocks(tx Tx, next *snapshot) error {
 	bulk, err := tx.BulkTokens()
 	if err != nil {
-		return b, err
+		return err
 	}
 	for _, t := range bulk {
 		if t.Blocked {
-			b.blockedBy[t.ID] = true
+			next.blockedBy[t.ID] = true
 		}
 	}
 	keys, err := tx.BlockedKeys()
 	if err != nil {
-		return b, err
+		return err
 	}
 	for _, key := range keys {
-		b.blockedKey[key] = true
+		next.blockedKey[key] = true
 	}
 	kept, err := tx.KeptRevocations()
 	if err != nil {
-		return b, err
+		return err
 	}
-	b.keepKept(kept)
-	if b.replaced, err = tx.ReplacedKeys(); err != nil {
-		return b, err
-	}
-	b.tell(at)
-	return b, nil
+	next.keepKept(kept)
+	next.replaced, err = tx.ReplacedKeys()
+	return err
 }
 
 // Settings returns the site's settings.

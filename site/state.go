@@ -23,21 +23,8 @@ func published() []ccm.Endpoint {
 // point that refuses it, and the state does not grow with every device that was ever made anew.
 const replacedTold = 2 * token.SelfProveLifetime
 
-// tell makes the lists that gateways are told at that time.
-func (b *blocks) tell(at time.Time) {
-	b.toldTokens = slices.Sorted(maps.Keys(b.blockedBy))
-	b.toldKeys = slices.Collect(maps.Keys(b.blockedKey))
-	for key, by := range b.replaced {
-		if at.Sub(by.At) < replacedTold {
-			b.toldKeys = append(b.toldKeys, key)
-		}
-	}
-	slices.Sort(b.toldKeys)
-	b.toldKeys = slices.Compact(b.toldKeys)
-}
-
 // siteState builds the document that gateways and connectors live by (design decision 4). Lists are sorted, so that equal states are equal bytes.
-func (now *snapshot) siteState(epoch uint64) token.SiteState {
+func (now *snapshot) siteState(epoch uint64, at time.Time) token.SiteState {
 	state := token.SiteState{
 		Epoch:     epoch,
 		SiteCode:  now.settings.SiteCode,
@@ -65,7 +52,15 @@ func (now *snapshot) siteState(epoch uint64) token.SiteState {
 	state.Authorities = now.publishedAuthorities()
 	state.Roots, state.RevokedRoots = now.links(), now.revokedRoots()
 	state.Return = now.settings.Return
-	state.BlockedTokens, state.BlockedKeys = now.toldTokens, now.toldKeys
+	state.BlockedTokens = slices.Sorted(maps.Keys(now.blockedBy))
+	keys := slices.Collect(maps.Keys(now.blockedKey))
+	for key, by := range now.replaced {
+		if at.Sub(by.At) < replacedTold {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	state.BlockedKeys = slices.Compact(keys)
 	slices.Sort(state.BlockedCertificates)
 	return state
 }

@@ -45,7 +45,6 @@ func TestC61_NoTwinInherits(t *testing.T) {
 				p.register()
 			}
 		}
-		p.likeNew(t)
 	})
 }
 
