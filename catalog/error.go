@@ -54,6 +54,15 @@ func CodeOf(err error) Code {
 	return ""
 }
 
+// DetailOf returns what the first *Error in the chain of err says for people, without its
+// cause, which may quote what a peer sent; "" when there is none.
+func DetailOf(err error) string {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Detail
+	}
+	return ""
+}
+
 // Public returns the text of err that a person outside may read: title, detail and
 // remedy, on several lines. It never holds the cause. An error without a code gives
 // the text of [InternalError].

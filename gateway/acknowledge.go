@@ -1,13 +1,10 @@
 package gateway
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"io"
-	"maps"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,8 +39,8 @@ func (g *Gateway) acknowledgeAll(ctx context.Context) {
 			return
 		case <-g.acknowledge:
 		case <-timer.C:
-		case <-g.unknown.heard:
-			if wait := g.unknown.wait(g.limits.UnknownKeys); wait > 0 {
+		case <-g.reports.heard:
+			if wait := g.reports.wait(g.limits.Reports); wait > 0 {
 				timer.Reset(min(wait, time.Until(due)))
 				continue
 			}
@@ -58,67 +55,6 @@ func (g *Gateway) acknowledgeAll(ctx context.Context) {
 		}
 		due = time.Now().Add(next)
 		timer.Reset(next)
-	}
-}
-
-// unknownKeys are keys of tenants that tokens named and the state does not have, until the
-// site has been told.
-type unknownKeys struct {
-	heard chan struct{}
-
-	mu   sync.Mutex
-	keys map[token.UnknownKey]bool
-	told time.Time // when some were last sent
-}
-
-// UnknownKey notes that a token named a key that its tenant does not have in the site
-// state; it is made for the OnUnknownKey of package auth/entra. The site is told at once,
-// but not more often than Limits.UnknownKeys. What does not fit is left out: it would be
-// asked about again with the next such token.
-func (g *Gateway) UnknownKey(tenant, keyID string) {
-	if g.unknown.add(token.UnknownKey{Tenant: tenant, KeyID: keyID}) {
-		tell(g.unknown.heard)
-	}
-}
-
-func (u *unknownKeys) add(key token.UnknownKey) bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if !key.Fits() || u.keys[key] || len(u.keys) >= token.MaxUnknownKeys {
-		return false
-	}
-	if u.keys == nil {
-		u.keys = map[token.UnknownKey]bool{}
-	}
-	u.keys[key] = true
-	return true
-}
-
-// wait is how long it is until the site may be told again.
-func (u *unknownKeys) wait(floor time.Duration) time.Duration {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return time.Until(u.told.Add(floor))
-}
-
-// pending returns what the site has not been told.
-func (u *unknownKeys) pending() []token.UnknownKey {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if len(u.keys) > 0 {
-		u.told = time.Now()
-	}
-	return slices.SortedFunc(maps.Keys(u.keys), func(a, b token.UnknownKey) int {
-		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.KeyID, b.KeyID))
-	})
-}
-
-// delivered forgets what the site took.
-func (u *unknownKeys) delivered(keys []token.UnknownKey) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for _, key := range keys {
-		delete(u.keys, key)
 	}
 }
 
@@ -137,7 +73,7 @@ func (g *Gateway) acknowledgeOnce(ctx context.Context) error {
 		}
 		ack.CSR = csr
 	}
-	ack.UnknownKeys = g.unknown.pending()
+	g.reports.pending(&ack)
 	lines, upTo := g.service.portion(g.limits.LogSync)
 	ack.Log = lines
 	raw, err := token.SignAck(g.key, ack)
@@ -148,7 +84,7 @@ func (g *Gateway) acknowledgeOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g.unknown.delivered(ack.UnknownKeys)
+	g.reports.delivered(ack)
 	g.service.delivered(upTo)
 	g.acked.note(state.Epoch, ack.At)
 	if len(ack.CSR) == 0 || len(chain) == 0 {

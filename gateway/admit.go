@@ -160,6 +160,7 @@ func (g *Gateway) proveCertificate(r *http.Request, x *exchange) error {
 		return catalog.Errorf(catalog.GatewayCertificateRoots, "this gateway accepts no client certificates")
 	}
 	chain := r.TLS.PeerCertificates
+	x.certificates = chain
 	if len(chain[0].Raw) > maxShown {
 		return catalog.Errorf(catalog.CertificateUnreadable, "the certificate has %d bytes, at most %d are passed on", len(chain[0].Raw), maxShown)
 	}
@@ -179,7 +180,7 @@ func (g *Gateway) proveCertificate(r *http.Request, x *exchange) error {
 		}
 	}
 	p.Address = x.address
-	x.proof, x.certificates = p, chain
+	x.proof = p
 	return nil
 }
 

@@ -289,7 +289,7 @@ func TestBeforeTheFirstStateCertificatesAreNotCalledBad(t *testing.T) {
 // The site hears of unknown keys at once, and not more often than the floor.
 func TestUnknownKeysAreToldAtOnce(t *testing.T) {
 	const floor = 300 * time.Millisecond
-	w := newWorld(t, func(c *Config) { c.Limits.UnknownKeys, c.Limits.Acknowledgements = floor, time.Hour })
+	w := newWorld(t, func(c *Config) { c.Limits.Reports, c.Limits.Acknowledgements = floor, time.Hour })
 	w.connect()
 	keys := func() []token.UnknownKey {
 		for {

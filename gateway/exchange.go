@@ -46,7 +46,7 @@ type exchange struct {
 	status  ccm.Status
 	err     error
 
-	certificates []*x509.Certificate // of the device, on a route that asks for one
+	certificates []*x509.Certificate // of the device, on a route that asks for one; also refused ones
 	upload       *upload             // nil when nothing is carried inside
 	received     counter             // bytes of the request's body
 	sent         int64
@@ -133,6 +133,7 @@ func (g *Gateway) end(ctx context.Context, x *exchange) {
 	}
 	g.service.count(g.known(x), e)
 	if e.Err != nil {
+		g.refused(x)
 		g.log.DebugContext(ctx, "request refused", "status", e.Status.Code, "code", e.Code(), "cause", e.Err, "address", x.address)
 	} else {
 		g.log.DebugContext(ctx, "request answered", "endpoint", x.path.Endpoint, "status", e.Status.Code, "proof", x.proof.Method, "took", e.Duration)

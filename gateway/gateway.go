@@ -93,7 +93,7 @@ type Limits struct {
 	Grace            time.Duration // of requests under way when the gateway stops; default 15 s
 	Statistics       time.Duration // between statistics lines in CMGService.log; default 1 minute
 	Acknowledgements time.Duration // between acknowledgements when nothing changes; default 1 minute
-	UnknownKeys      time.Duration // at least, between two that are sent because of unknown keys; default 10 s
+	Reports          time.Duration // at least, between two that are sent because of unknown keys or refusals; default 10 s
 	LogSync          time.Duration // between two portions of CMGService.log sent inside; default 5 minutes (S2)
 	Retry            time.Duration // before the state is asked for again, at first; default 1 s
 }
@@ -119,7 +119,7 @@ func (l Limits) withDefaults() Limits {
 	l.Grace = cmp.Or(l.Grace, 15*time.Second)
 	l.Statistics = cmp.Or(l.Statistics, time.Minute)
 	l.Acknowledgements = cmp.Or(l.Acknowledgements, time.Minute)
-	l.UnknownKeys = cmp.Or(l.UnknownKeys, 10*time.Second)
+	l.Reports = cmp.Or(l.Reports, 10*time.Second)
 	l.LogSync = cmp.Or(l.LogSync, 5*time.Minute)
 	l.Retry = cmp.Or(l.Retry, time.Second)
 	return l
@@ -153,7 +153,7 @@ type Gateway struct {
 	service      *serviceLog
 	kept         *keptState
 	acked        acknowledged
-	unknown      unknownKeys
+	reports      *reports
 	quiet        *rate.Sometimes // lines that a stranger can cause without end
 	buffers      sync.Pool
 	busy         busy
@@ -179,7 +179,7 @@ func New(config Config) (*Gateway, error) {
 		quiet:       &rate.Sometimes{First: 10, Interval: 10 * time.Second},
 		connectors:  make(chan struct{}, 1),
 		acknowledge: make(chan struct{}, 1),
-		unknown:     unknownKeys{heard: make(chan struct{}, 1)},
+		reports:     newReports(),
 	}
 	var err error
 	if g.certificates, err = newCertificates(config, g.now); err != nil {

@@ -62,7 +62,7 @@ func (m *ManagementPoint) apply(ctx context.Context, record inbox.Record) error 
 	m.logs.registrationFailed()
 	m.log.WarnContext(ctx, "registration of the inbox refused", "code", string(catalog.CodeOf(err)), "client", string(record.ClientID), "error", err)
 	m.site.Note(site.Event{Code: string(catalog.InboxRegistrationRefused), Kind: "registration", Subject: string(record.ClientID), Address: record.Proof.Address,
-		TraceID: record.TraceID, Detail: strings.TrimSpace(string(catalog.CodeOf(err)) + " " + detailOf(err))})
+		TraceID: record.TraceID, Detail: strings.TrimSpace(string(catalog.CodeOf(err)) + " " + catalog.DetailOf(err))})
 	return nil
 }
 

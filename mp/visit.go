@@ -298,7 +298,7 @@ func (v *visit) remember(err error, kind, subject string) {
 		slog.String("code", string(code)), slog.String("route", v.routeName()), slog.String("subject", subject),
 		slog.String("address", v.hop.address), slog.String("connector", v.hop.connector), slog.Any("error", err))
 	if code != catalog.NegotiateRequired { // half of all healthy Windows authentication; the access log has it
-		v.note(code, kind, subject, detailOf(err))
+		v.note(code, kind, subject, catalog.DetailOf(err))
 	}
 }
 
@@ -311,15 +311,6 @@ func levelOf(err error) slog.Level {
 		return slog.LevelInfo
 	}
 	return slog.LevelWarn
-}
-
-// detailOf is what an event says: the detail for people, without the cause, which may quote what a peer sent.
-func detailOf(err error) string {
-	var e *catalog.Error
-	if errors.As(err, &e) && e.Detail != "" {
-		return e.Detail
-	}
-	return ""
 }
 
 func (v *visit) note(code catalog.Code, kind, subject, detail string) {

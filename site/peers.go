@@ -163,6 +163,7 @@ func (s *Site) Acknowledge(ctx context.Context, raw string) (chain [][]byte, err
 	if err := s.keepAcknowledged(ctx, gateway, ack.Epoch); err != nil {
 		return nil, err
 	}
+	s.noteRefusals(gateway, ack)
 	if len(ack.CSR) == 0 {
 		return nil, nil
 	}

@@ -27,6 +27,7 @@ func peerStories() []story {
 		{"management points keep their role id and answer to their names", enlist},
 		{"gateways are listed by address and pin", gateways},
 		{"C77 an acknowledgement counts only with a listed pin and a sane clock", acknowledge},
+		{"a site hears what its gateways refuse", toldRefusals},
 		{"a gateway gets a server certificate for its own key only", gatewayCertificate},
 		{"an invitation works once and not for ever", invitations},
 		{"two joins with one code have one winner", oneWinner},
@@ -170,6 +171,53 @@ func (w *world) ack(key crypto.Signer, edit ...func(*token.Ack)) string {
 		change(&ack)
 	}
 	return must(token.SignAck(key, ack))
+}
+
+// What a gateway refuses by itself is known at the site, by its own clock, and `device why` says so. What has not the form that it should have is left out.
+func toldRefusals(t *testing.T, w *world) {
+	key := newECKey()
+	w.addGateway(t, "https://gw.example.com", token.Pin(key.Public()))
+	out := w.registered(t, with(w.bulk(t, 1), device(1).thumbprint), device(1).request())
+	w.clock.advance(time.Hour)
+	raw := w.ack(key, func(a *token.Ack) {
+		a.At = a.At.Add(4 * time.Minute)
+		told := token.Refusal{
+			At: a.At.Add(-time.Minute), Times: 3, Code: catalog.TokenExpired, Endpoint: "ccm_sts", Key: device(1).thumbprint,
+			Address: "192.0.2.7", TraceID: "0123456789abcdef0123456789abcdef", Detail: "the token ended\x1b[2J",
+		}
+		odd, newer := told, told
+		odd.Key, odd.Address, odd.TraceID, odd.Code, odd.At, odd.Detail = "wk1", "wk1", "error", catalog.TokenMissing, a.At.Add(time.Hour), ""
+		newer.Code = "P000000"
+		a.Refusals = []token.Refusal{told, odd, newer}
+	})
+	if _, err := w.Acknowledge(t.Context(), raw); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.Acknowledge(t.Context(), raw)
+	refused(t, "the same word again", err, catalog.AcknowledgementReplayed)
+	events := must(w.Events(t.Context(), site.EventFilter{}))
+	events = slices.DeleteFunc(events, func(e site.Event) bool { return e.Kind != "gateway" })
+	for i := range events {
+		events[i].ID = 0
+	}
+	now := truncated(w.clock.now())
+	missing, _ := catalog.Lookup(catalog.TokenMissing)
+	want := []site.Event{
+		{At: now, Code: string(catalog.TokenMissing), Kind: "gateway", Detail: "gateway gw.example.com at ccm_sts: " + missing.Title + " (3 times)"},
+		{At: now.Add(-time.Minute), Code: string(catalog.TokenExpired), Kind: "gateway", Subject: string(device(1).thumbprint), Address: "192.0.2.7",
+			TraceID: "0123456789abcdef0123456789abcdef", Detail: `gateway gw.example.com at ccm_sts: "the token ended\x1b[2J" (3 times)`},
+	}
+	if !slices.EqualFunc(events, want, func(a, b site.Event) bool { at := a.At.Equal(b.At); a.At = b.At; return at && a == b }) {
+		t.Errorf("got %+v\nwant %+v", events, want)
+	}
+	for _, who := range []string{string(out.Device.ClientID), string(device(1).thumbprint)} {
+		facts := must(w.DeviceFacts(t.Context(), who))
+		facts.Running = true
+		d := site.Why(facts)
+		if d.Verdict == nil || d.Verdict.Code != catalog.TokenExpired || d.Verdict.Sure != "certain" || d.Stopped != "the gateway" {
+			t.Errorf("%s: %+v", who, d)
+		}
+	}
 }
 
 func acknowledge(t *testing.T, w *world) {

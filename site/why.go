@@ -269,7 +269,7 @@ func needsOf(code catalog.Code) string {
 
 // places says in which part of the site a kind of conversation ends.
 func placeOf(kind string) string {
-	return cmp.Or(map[string]string{"token": "token service", "registration": "registration", "policy": "policy", "message": "message endpoint", "peer": "peers"}[kind], cmp.Or(kind, "the site"))
+	return cmp.Or(map[string]string{"token": "token service", "registration": "registration", "policy": "policy", "message": "message endpoint", "peer": "peers", kindGateway: "the gateway"}[kind], cmp.Or(kind, "the site"))
 }
 
 func whyRefused(f *DeviceFacts) *ruling {
@@ -289,9 +289,15 @@ func whyRefused(f *DeviceFacts) *ruling {
 	return r
 }
 
-// certainty is how sure it is that a refusal was the device's: anybody can claim a client id in a registration, and an address has many behind it.
+// certainty is how sure it is that a refusal was the device's: the request proved its key. Anybody can claim a client id in a registration, and an address has
+// many behind it.
 func (f *DeviceFacts) certainty(e Event) string {
-	if f.Device != nil && e.Subject == string(f.Device.ClientID) && e.Kind != "registration" {
+	switch {
+	case e.Kind == "registration" || e.Code == string(catalog.ProofReplayed): // a proof that comes a second time comes from whoever has seen it
+		return likely
+	case f.Device == nil && isThumbprint(f.Asked) && e.Subject == f.Asked:
+		return certain
+	case f.Device != nil && (e.Subject == string(f.Device.ClientID) || e.Subject == string(f.Device.Key)):
 		return certain
 	}
 	return likely
@@ -372,8 +378,8 @@ func (f *DeviceFacts) unknown(d *Diagnosis) {
 	}
 	own := "To be looked at from its own side: postern client status on the device, and its logs to postern explain; a ConfigMgr client's logs serve as well"
 	if len(f.Gateways) > 0 {
-		add("what a gateway refuses by itself (a token that has ended or is blocked, a key that it does not know) stands in that gateway's own log, and the site hears only how often")
-		own += ". Then the gateway's own logs: postern explain FOLDER there"
+		add("a gateway tells the site within seconds what it refuses by itself where the request proved a key; where it proved none (no token, or one that is not of this site), it tells few")
+		own += ". Then the gateway's own logs, which count all of it: postern explain FOLDER there"
 	}
 	d.Needs = []string{own}
 	if f.Device == nil {

@@ -53,6 +53,15 @@ func gatewayHeard(ago time.Duration) func(*site.DeviceFacts) {
 	}
 }
 
+// gatewayRefused is a minute ago; a key that the request proved, or "".
+func gatewayRefused(code catalog.Code, key proof.KeyThumbprint) func(*site.DeviceFacts) {
+	return func(f *site.DeviceFacts) {
+		f.Events = append(f.Events, site.Event{
+			At: f.At.Add(-time.Minute), Code: string(code), Kind: "gateway", Subject: string(key), Address: "192.0.2.7", Detail: "gateway gw.example.com at ccm_sts: so it was",
+		})
+	}
+}
+
 func TestWhy(t *testing.T) {
 	blocked := func(f *site.DeviceFacts) {
 		f.Device.Block = site.Block{Blocked: true, By: "anna", Why: "stolen", At: f.At.Add(-time.Hour)}
@@ -117,7 +126,11 @@ func TestWhy(t *testing.T) {
 		{"healthy logs decide nothing", known(notHeardFor(72*time.Hour), logs(catalog.Healthy)), "", "", "", ""},
 
 		{"nothing of it ever came", known(unregistered), "", "", "", "no device with that id"},
-		{"what a gateway refuses by itself is not known here", known(unregistered, gatewayHeard(time.Second)), "", "", "", "postern explain FOLDER there"},
+		{"a gateway tells little of what proves no key", known(unregistered, gatewayHeard(time.Second)), "", "", "", "postern explain FOLDER there"},
+		{"a gateway refused what proved its key", known(gatewayRefused(catalog.TokenExpired, "key-of-wk1")), catalog.TokenExpired, "certain", "the gateway", "gateway gw.example.com"},
+		{"a gateway refused its address", known(unregistered, gatewayRefused(catalog.TokenMissing, "")), catalog.TokenMissing, "likely", "the gateway", "not proved"},
+		{"a gateway refused the key that is asked for", known(unregistered, gatewayRefused(catalog.ProofOtherKey, device(1).thumbprint), func(f *site.DeviceFacts) { f.Asked = string(device(1).thumbprint) }), catalog.ProofOtherKey, "certain", "the gateway", ""},
+		{"whoever has seen a proof can send it again", known(gatewayRefused(catalog.ProofReplayed, "key-of-wk1")), catalog.ProofReplayed, "likely", "the gateway", ""},
 		{"refused before it registered", known(unregistered, event(catalog.BulkTokenUsedUp, "token", time.Minute)), catalog.BulkTokenUsedUp, "likely", "token service", "token new"},
 		{"its registration waits", known(unregistered, func(f *site.DeviceFacts) {
 			f.Waiting = []site.WaitingRegistration{{Name: "wk1", ClientID: clientID(3), Received: begin}}

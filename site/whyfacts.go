@@ -228,15 +228,17 @@ func (s *Site) whyEvents(ctx context.Context, f *DeviceFacts) error {
 			f.Cut = append(f.Cut, fmt.Sprintf("of the events, the newest %d: back to %s", whyScanned, scanned[len(scanned)-1].At.Format(time.RFC3339)))
 		}
 		if f.Device != nil { // its own are found however many there are of others
-			own, err := tx.Events(EventFilter{Subject: string(f.Device.ClientID), Limit: whyEvents})
-			if err != nil {
-				return err
+			for _, subject := range []string{string(f.Device.ClientID), string(f.Device.Key)} {
+				own, err := tx.Events(EventFilter{Subject: subject, Limit: whyEvents})
+				if err != nil {
+					return err
+				}
+				f.Events = append(f.Events, own...)
 			}
-			f.Events = own
 		}
 		for _, e := range scanned {
-			own := f.Device != nil && e.Subject == string(f.Device.ClientID)
-			if !own && len(f.Events) < 2*whyEvents && f.concerns(e, names) {
+			own := f.Device != nil && (e.Subject == string(f.Device.ClientID) || e.Subject == string(f.Device.Key))
+			if !own && len(f.Events) < 3*whyEvents && f.concerns(e, names) {
 				f.Events = append(f.Events, e)
 			}
 		}

@@ -5,15 +5,16 @@ import (
 	"time"
 
 	"postern/catalog"
+	"postern/proof"
 )
 
 // MaxAckLog is how much of its log a gateway sends with one acknowledgement at most.
 const MaxAckLog = 256 << 10
 
 // MaxAck is the size of an acknowledgement at most; it may hold a request for a
-// certificate, MaxUnknownKeys names of the worst kind and, in base64 twice, MaxAckLog of
-// log.
-const MaxAck = 768 << 10
+// certificate, MaxUnknownKeys and MaxRefusals of the worst kind and, in base64 twice,
+// MaxAckLog of log.
+const MaxAck = 1 << 20
 
 // Ack is a gateway's word, signed by the key that the site has pinned, that it has
 // the state with this epoch.
@@ -27,6 +28,10 @@ type Ack struct {
 	// UnknownKeys are the keys of tenants by which the gateway met tokens and which its
 	// state does not have, so that the site asks their providers; at most MaxUnknownKeys.
 	UnknownKeys []UnknownKey `json:"unknown_keys,omitempty"`
+
+	// Refusals are requests that the gateway refused by itself since it was heard last, so
+	// that the site can say why a device does not get through; at most MaxRefusals.
+	Refusals []Refusal `json:"refusals,omitempty"`
 }
 
 // UnknownKey names a key of a tenant. Whoever met it has it from a token that nobody has
@@ -45,6 +50,31 @@ const (
 // Fits reports whether an acknowledgement may say this.
 func (k UnknownKey) Fits() bool {
 	return k.Tenant != "" && len(k.Tenant) <= maxUnknownKeyName && len(k.KeyID) <= maxUnknownKeyName
+}
+
+// Refusal is what a gateway refused by itself. It is for the account of a device, and
+// decides nothing.
+type Refusal struct {
+	At       time.Time           `json:"at"`    // of the newest, by the gateway's clock
+	Times    int                 `json:"times"` // how often the same happened
+	Code     catalog.Code        `json:"code"`
+	Endpoint string              `json:"endpoint"`      // that was asked for
+	Key      proof.KeyThumbprint `json:"key,omitempty"` // that the request proved; "" when none was
+	Address  string              `json:"address"`
+	TraceID  string              `json:"trace,omitempty"`
+	Detail   string              `json:"detail,omitempty"` // for people, without what the device sent
+}
+
+// What an acknowledgement says of refusals at most.
+const (
+	MaxRefusals      = 32
+	MaxRefusalDetail = 256 // bytes
+	maxRefusalField  = 64
+)
+
+// Fits reports whether an acknowledgement may say this.
+func (r Refusal) Fits() bool {
+	return r.Times > 0 && r.Code != "" && max(len(r.Code), len(r.Endpoint), len(r.Key), len(r.Address), len(r.TraceID)) <= maxRefusalField && len(r.Detail) <= MaxRefusalDetail
 }
 
 // SignAck signs an acknowledgement with the gateway's own key.
@@ -69,6 +99,14 @@ func OpenAck(raw string) (Ack, string, error) {
 	for _, key := range ack.UnknownKeys {
 		if !key.Fits() {
 			return Ack{}, "", catalog.Errorf(catalog.AckMalformed, "the name of an unknown key is empty or longer than %d bytes", maxUnknownKeyName)
+		}
+	}
+	if len(ack.Refusals) > MaxRefusals {
+		return Ack{}, "", catalog.Errorf(catalog.AckMalformed, "%d refusals; the limit is %d", len(ack.Refusals), MaxRefusals)
+	}
+	for _, refusal := range ack.Refusals {
+		if !refusal.Fits() {
+			return Ack{}, "", catalog.Errorf(catalog.AckMalformed, "a refusal lacks its code or count, or is longer than the limits")
 		}
 	}
 	return ack, pin, nil

@@ -143,6 +143,12 @@ func TestTheLargestAckIsTaken(t *testing.T) {
 		name := strings.Repeat("<", maxUnknownKeyName-1) // six characters each in JSON
 		largest.UnknownKeys = append(largest.UnknownKeys, UnknownKey{Tenant: name + "t", KeyID: name + string(rune('0'+i))})
 	}
+	field := strings.Repeat("<", maxRefusalField)
+	for range MaxRefusals {
+		largest.Refusals = append(largest.Refusals, Refusal{
+			At: noon, Times: 1 << 40, Code: catalog.Code(field), Endpoint: field, Key: proof.KeyThumbprint(field), Address: field, TraceID: field, Detail: strings.Repeat("<", MaxRefusalDetail),
+		})
+	}
 	raw, err := SignAck(deviceKey(), largest)
 	if err != nil {
 		t.Fatal(err)
@@ -150,12 +156,23 @@ func TestTheLargestAckIsTaken(t *testing.T) {
 	if _, _, err := OpenAck(raw); err != nil {
 		t.Errorf("%d bytes: %v", len(raw), err)
 	}
-	largest.UnknownKeys = append(largest.UnknownKeys, UnknownKey{Tenant: "t", KeyID: "k"})
-	if raw, err = SignAck(deviceKey(), largest); err != nil {
-		t.Fatal(err)
+	short := Refusal{At: noon, Times: 1, Code: "P215"}
+	for name, beyond := range map[string]Ack{
+		"a key too many":     {UnknownKeys: append(largest.UnknownKeys, UnknownKey{Tenant: "t", KeyID: "k"})},
+		"a refusal too many": {Refusals: append(largest.Refusals, short)},
+		"no code":            {Refusals: []Refusal{{Times: 1}}},
+		"no count":           {Refusals: []Refusal{{Code: "P215"}}},
+		"a long detail":      {Refusals: []Refusal{{Times: 1, Code: "P215", Detail: strings.Repeat("d", MaxRefusalDetail+1)}}},
+		"a long address":     {Refusals: []Refusal{{Times: 1, Code: "P215", Address: field + "1"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if raw, err = SignAck(deviceKey(), beyond); err != nil {
+				t.Fatal(err)
+			}
+			_, _, err = OpenAck(raw)
+			wantCode(t, err, catalog.AckMalformed)
+		})
 	}
-	_, _, err = OpenAck(raw)
-	wantCode(t, err, catalog.AckMalformed)
 }
 
 func TestRoleURI(t *testing.T) {

@@ -225,6 +225,31 @@ func TestBlockedDevice(t *testing.T) {
 	})
 }
 
+// TestWhyKnowsWhatTheGatewayRefused: a thief's key that shows a device's token never gets to the site, which knows of it all the same, and not of the device as
+// the one that did it.
+func TestWhyKnowsWhatTheGatewayRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	d, thief := w.enrolled("robbed"), newDevice(t, "thief")
+	address := w.outside(ccm.DoorServerAuth, "/SMS_MP_TokenAuth/.sms_aut")
+	w.refuses(refusal{status: 401, reason: "CMGService_Invalid_Token", code: catalog.ProofOtherKey}, func() answer {
+		return w.send(w.http1(), http.MethodGet, address+"?MPLIST", "", nil, proofOf(t, thief.key, http.MethodGet, address, d.ccm))
+	})
+	key, err := proof.Thumbprint(&thief.key.PublicKey)
+	w.must(err)
+	if e := w.event(catalog.ProofOtherKey); e.Kind != "gateway" || e.Subject != string(key) || e.Address == "" || !strings.Contains(e.Detail, w.Site().Gateways()[0].Name) {
+		t.Errorf("told of as %+v", e)
+	}
+	for who, want := range map[string]catalog.Code{string(key): catalog.ProofOtherKey, string(d.id): catalog.DeviceTalks} {
+		facts, err := w.Site().DeviceFacts(t.Context(), who)
+		w.must(err)
+		facts.Running = true
+		if why := site.Why(facts); why.Verdict == nil || why.Verdict.Code != want || why.Verdict.Sure != "certain" {
+			t.Errorf("%s: %+v", who, why)
+		}
+	}
+}
+
 // settled waits until the gateway has acknowledged the site's newest state.
 func (w *world) settled() {
 	w.Helper()
