@@ -56,4 +56,6 @@ const (
 	BundleNotWritten Code = "P774"
 	// DeviceRemoved: The device was registered once and its record was removed.
 	DeviceRemoved Code = "P775"
+	// PageNotWritten: The page was not written, since the file holds something else.
+	PageNotWritten Code = "P776"
 )

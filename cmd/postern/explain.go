@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"postern/catalog"
 	"postern/diag/explain"
 )
 
@@ -39,6 +40,9 @@ The exit status is 0 whenever something could be read, whatever it says.`,
   postern explain logs --html page.html --redact       # a page to mail, without names and addresses
   postern explain --follow /var/log/postern            # again whenever the verdict changes`,
 		Args: func(_ *cobra.Command, paths []string) error {
+			if len(paths) == 0 && page != "" {
+				return usageError{fmt.Errorf("--html takes the file to write, and nothing is left to read: postern explain LOGS --html page.html")}
+			}
 			if len(paths) == 0 {
 				return usageError{fmt.Errorf("name a log file, a folder, an archive, or - for standard input; see `postern explain --help`")}
 			}
@@ -51,6 +55,9 @@ The exit status is 0 whenever something could be read, whatever it says.`,
 			return nil
 		},
 		RunE: func(c *cobra.Command, paths []string) error {
+			if err := freeForPage(page); err != nil {
+				return err
+			}
 			in := explain.Input{Paths: paths, Stdin: s.in, Progress: s.progress(time.Now)}
 			if follow {
 				ticker := time.NewTicker(every)
@@ -87,6 +94,23 @@ func (s *session) explained(report explain.Report, page string, redact bool) err
 		}
 	}
 	return s.print(report, report.Write)
+}
+
+// freeForPage refuses a file that is there and is no earlier page: a log in its place would be lost.
+func freeForPage(path string) error {
+	info, err := os.Stat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() == 0 {
+		return nil // writing it says what is wrong
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return catalog.Wrap(catalog.PageNotWritten, err, "%s is there and cannot be read", path)
+	}
+	defer file.Close()
+	if !explain.IsPage(file) {
+		return catalog.Errorf(catalog.PageNotWritten, "%s is no earlier page of postern explain", path)
+	}
+	return nil
 }
 
 // writePage writes the page whole or not at all; to what is no file, such as a terminal or a pipe, as it can be written.

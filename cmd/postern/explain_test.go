@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"postern/catalog"
 	"postern/diag/explain"
 )
 
@@ -61,6 +62,15 @@ func TestWhereAPageGoes(t *testing.T) {
 	if content, err := os.ReadFile(filepath.Join(folder, "page.html")); err != nil || !strings.Contains(string(content), "</html>") {
 		t.Errorf("got %d bytes, %v", len(content), err)
 	}
+	log := filepath.Join(folder, "CCM_STS.log")
+	if err := os.WriteFile(log, []byte("a line"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, free := range map[string]bool{"": true, filepath.Join(folder, "new"): true, filepath.Join(folder, "page.html"): true, link: true, log: false} {
+		if err := freeForPage(path); free != (err == nil) || !free && catalog.CodeOf(err) != catalog.PageNotWritten {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
 	if err := writePage(folder, explain.Report{}); err == nil {
 		t.Error("a page was written over a folder")
 	}
@@ -72,6 +82,7 @@ func TestWhatExplainIsNotAskedFor(t *testing.T) {
 		arguments  []string
 	}{
 		{"nothing", "name a log file", nil},
+		{"nothing but a page to write", "LOGS --html page.html", []string{"--html", "logs"}},
 		{"standard input, again and again", "standard input cannot be", []string{"--follow", "-"}},
 		{"no time between two looks", "--every wants a time", []string{"--follow", "--every", "0s", "logs"}},
 	}

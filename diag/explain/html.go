@@ -71,6 +71,21 @@ func (t *timeline) events(r *Report, active, past, works []finding) (all []Event
 	return all
 }
 
+// pageHead is how every page begins.
+const pageHead = `<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="generator" content="postern explain">
+`
+
+// IsPage reports whether r holds a page that [Report.WriteHTML] wrote; it reads no more than the page's beginning.
+func IsPage(r io.Reader) bool {
+	head := make([]byte, len(pageHead))
+	_, err := io.ReadFull(r, head)
+	return err == nil && string(head) == pageHead
+}
+
 // WriteHTML writes the report as one page that needs nothing else: no script, no font, no picture from elsewhere, and a
 // policy that forbids all of these. Everything that comes from a log is text to it.
 func (r Report) WriteHTML(w io.Writer) error {
@@ -242,11 +257,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 	},
 }).Parse(pageText))
 
-const pageText = `<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+const pageText = pageHead + `<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="referrer" content="no-referrer">
 <title>{{with .Verdict}}{{.Code}} {{.Title}}{{else}}Not decided{{end}}</title>
