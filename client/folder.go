@@ -63,8 +63,8 @@ func openKey(config Config) (*keyfile.Key, error) {
 		is   error
 		code catalog.Code
 	}{
-		{keyfile.ErrMissing, catalog.KeyFileMissing}, {keyfile.ErrPermissions, catalog.KeyFilePermissions},
-		{keyfile.ErrPassphrase, catalog.KeyFileWrong}, {keyfile.ErrWrong, catalog.KeyFileWrong}, {keyfile.ErrMalformed, catalog.KeyFileWrong},
+		{keyfile.ErrMissing, catalog.ClientKeysUnreadable}, {keyfile.ErrPermissions, catalog.ClientFolderOpen},
+		{keyfile.ErrPassphrase, catalog.ClientKeysUnreadable}, {keyfile.ErrWrong, catalog.ClientKeysUnreadable}, {keyfile.ErrMalformed, catalog.ClientKeysUnreadable},
 	}
 	for _, c := range codes {
 		if errors.Is(err, c.is) {

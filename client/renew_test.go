@@ -362,8 +362,8 @@ func TestDamagedFolders(t *testing.T) {
 		{"keys are gone", func(dir string) error { return os.Remove(dir + "/keys.sealed") }, catalog.ClientKeysUnreadable},
 		{"keys are open to others", func(dir string) error { return os.Chmod(dir+"/keys.sealed", 0o644) }, catalog.ClientFolderOpen},
 		{"keys are damaged", func(dir string) error { return os.WriteFile(dir+"/keys.sealed", []byte("x"), 0o600) }, catalog.ClientKeysUnreadable},
-		{"key file is gone", func(dir string) error { return os.Remove(dir + "/state.key") }, catalog.KeyFileMissing},
-		{"key file is open to others", func(dir string) error { return os.Chmod(dir+"/state.key", 0o644) }, catalog.KeyFilePermissions},
+		{"key file is gone", func(dir string) error { return os.Remove(dir + "/state.key") }, catalog.ClientKeysUnreadable},
+		{"key file is open to others", func(dir string) error { return os.Chmod(dir+"/state.key", 0o644) }, catalog.ClientFolderOpen},
 		{"tokens are damaged: they can be had again", func(dir string) error { return os.WriteFile(dir+"/tokens.sealed", []byte("x"), 0o600) }, ""},
 	}
 	for _, test := range tests {
