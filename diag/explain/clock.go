@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -21,7 +22,16 @@ type difference struct {
 // differences compares the clocks of all folders with an id in common.
 func (t *timeline) differences() (all []difference) {
 	spans := map[[2]string][]time.Duration{}
-	for _, folders := range t.ids {
+	for id, folders := range t.ids {
+		clients := 0
+		for _, m := range folders {
+			if !m.server {
+				clients++
+			}
+		}
+		if strings.HasPrefix(id, registrationOf) && clients != 1 {
+			continue // of machines with one identity each has sent its own
+		}
 		for a, at := range folders {
 			for b, bt := range folders {
 				if a < b {

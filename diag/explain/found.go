@@ -10,7 +10,7 @@ import (
 )
 
 // extra are the findings that need more than lines with a mark.
-var extra = []func(*timeline) []finding{linkTroubles, disagreement, noEntraToken, tenantNotOnboarded, flipping, sharedIdentity, everyPathFails, nameOnAccount,
+var extra = []func(*timeline) []finding{linkTroubles, disagreement, noEntraToken, tenantNotOnboarded, flipping, sharedIdentity, everyPathFails, nameOnAccount, nameOnSeveral,
 	switchedOffForSetup, awayTooLong, cutCommandLine, automaticSite, certificateSwitch, tokenAndManagementPoint, unauthorizedByToken, postFailedBy500, unknownUser, tokenOfOther, certificateSelection, contentName}
 
 // pair makes a finding of two lines.
@@ -51,17 +51,21 @@ func sharedIdentity(t *timeline) []finding {
 			hardwareOf[folderOf(l.file)] = found[1]
 		}
 	}
-	first := map[string]assignment{} // of an id, on a machine whose hardware is known
+	machines := map[string][]line{} // with an id, whose hardware is known and is of none before
+	var ids []string
 	for _, b := range t.assigned {
-		other := hardwareOf[folderOf(b.l.file)]
-		if other == "" {
+		own := hardwareOf[folderOf(b.l.file)]
+		if own == "" || slices.ContainsFunc(machines[b.id], func(l line) bool { return hardwareOf[folderOf(l.file)] == own }) {
 			continue
 		}
-		a, known := first[b.id]
-		if !known {
-			first[b.id] = b
-		} else if hardwareOf[folderOf(a.l.file)] != other {
-			return []finding{pair(catalog.SymptomDuplicateIdentity, Likely, a.l, b.l)}
+		if machines[b.id] == nil {
+			ids = append(ids, b.id)
+		}
+		machines[b.id] = append(machines[b.id], b.l)
+	}
+	for _, id := range ids {
+		if all := machines[id]; len(all) > 1 {
+			return []finding{{code: catalog.SymptomDuplicateIdentity, sure: Likely, lines: cut(all), last: all[len(all)-1], count: len(all)}}
 		}
 	}
 	return nil
@@ -99,12 +103,39 @@ func nameOnAccount(t *timeline) (found []finding) {
 				continue
 			}
 			host, _, _ := strings.Cut(strings.TrimPrefix(name, "http/"), ".")
-			if owner != nil && ownerName(owner) != host {
+			if owner != nil && ownerName(owner) != host && !shared.MatchString(host) && !t.poolAccount(ownerName(owner)) {
 				found = append(found, pair(catalog.SymptomNameOnUserAccount, Certain, *owner, *l))
 			}
 		}
 	}
 	return found
+}
+
+// nameOnSeveral finds a service name in a listing with several accounts below it; the sentence before them is in the language of the system.
+func nameOnSeveral(t *timeline) (found []finding) {
+	for _, f := range t.files {
+		names, owners := f.seen[listedTwice], f.seen[listedName]
+		if names == nil || owners == nil {
+			continue
+		}
+		for _, name := range names.lines {
+			below := slices.DeleteFunc(slices.Clone(owners.lines), func(l line) bool { return l.number <= name.number || l.number > name.number+2 || ownerName(&l) == "" })
+			if len(below) == 2 {
+				found = append(found, finding{code: catalog.SymptomTicketModified, sure: Certain, lines: append([]line{name}, below...), last: below[1], count: 1})
+			}
+		}
+	}
+	return found
+}
+
+// shared are parts of names that several computers have in common; the account of their pool owns such a name.
+var shared = regexp.MustCompile(`nlb|clus|vip|farm|balanc|pool|(?:^|-)lb|lb(?:$|-)`)
+
+// poolAccount says whether an application pool of the web server runs as the account, which then owns the names of its sites.
+func (t *timeline) poolAccount(name string) bool {
+	return slices.ContainsFunc(t.sightings(poolUser), func(s *sighting) bool {
+		return slices.ContainsFunc(s.lines, func(l line) bool { return containsAny(l.low, []string{`\` + name + `"`, `username="` + name + `"`}) })
+	})
 }
 
 func ownerName(l *line) string {
@@ -200,9 +231,25 @@ func unauthorizedByToken(t *timeline) (found []finding) {
 	return found
 }
 
-// postFailedBy500 finds a message that was not taken, and the status 500 on the same machine; without it the line does not say why.
-func postFailedBy500(t *timeline) []finding {
-	return t.pairs(catalog.SymptomPostFailed500, Likely, transient, serverFailed, func(failed, _ *line) bool { return strings.Contains(failed.low, "post to ") })
+// postFailedBy500 finds a message that was not taken, and the status 500 of the same machine's server; without it the line does not say why, but for the path
+// of Windows authentication where no other status is told.
+func postFailedBy500(t *timeline) (found []finding) {
+	for _, s := range t.sightings(transient) {
+		i := slices.IndexFunc(s.lines, func(l line) bool { return strings.Contains(l.low, "post to ") })
+		if i < 0 {
+			continue
+		}
+		failed := s.lines[i]
+		statuses := t.of(&failed, serverFailed)
+		switch told := t.of(&failed, reached, mark(catalog.SymptomConnectorInternalServerError)); {
+		case len(t.of(&failed, mark(catalog.SymptomConnectorInternalServerError))) > 0: // the connection point's word
+		case len(statuses) > 0:
+			found = append(found, pair(catalog.SymptomPostFailed500, Likely, failed, statuses[0].lines[0]))
+		case len(told) == 0 && strings.Contains(failed.low, "windowsauth"):
+			found = append(found, finding{code: catalog.SymptomPostFailed500, sure: Likely, lines: cut(s.lines), last: s.last, count: s.count})
+		}
+	}
+	return found
 }
 
 // unknownUser finds a registration with a user's token that is put off again and again.

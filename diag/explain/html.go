@@ -350,7 +350,7 @@ td.t { font: 13px/1.5 ui-monospace, "Cascadia Mono", Consolas, Menlo, monospace;
 <section><h2>What followed</h2><ul>{{range .}}<li>{{.}}</li>{{end}}</ul></section>
 {{- end}}
 {{- with .Others}}
-<section><h2>Seen as well</h2><ul>{{range .}}<li>{{.Code}} {{.Title}} <span class="soft">({{sure .Sure}})</span></li>{{end}}</ul></section>
+<section><h2>Seen as well</h2><ul>{{range .}}<li>{{.Code}} {{.Title}} <span class="soft">({{$.Standing .}})</span></li>{{end}}</ul></section>
 {{- end}}
 {{- with .Undecided}}
 <section><h2>Not decided</h2><ul>{{range .}}<li>{{.}}</li>{{end}}</ul></section>

@@ -108,6 +108,7 @@ func TestRedaction(t *testing.T) {
 	write(t, filepath.Join(folder, "LocationServices.log"), []byte(
 		`<![LOG[[CCMHTTP] ERROR: URL=https://cmg.fabrikam.net/CCM_Proxy_MutualAuth/72057594037938011/SMS_MP/.sms_aut?SITESIGNCERT, Port=443, Options=31, Code=0, Text=CCM_E_BAD_HTTP_STATUS_CODE]LOG]!><time="09:00:00.000+00" date="03-11-2024" component="LocationServices" context="" type="3" thread="1" file="">`+"\n"+
 			`<![LOG[[CCMHTTP] ERROR INFO: StatusCode=403 StatusText=CMGConnector_Forbidden for FABRIKAM\jane.doe (jane.doe@fabrikam.net, S-1-5-21-1-2-3-1001) on DESK-42 GUID:5B1D7E44-2B57-49D8-8C7B-0F0E8BB4A801 from 10.20.7.41 and fe80::1c2:3 regtoken:`+secret+` password=hunter2 CN=Jane Doe]LOG]!><time="09:00:01.000+00" date="03-11-2024" component="LocationServices" context="" type="3" thread="1" file="">`+"\n"))
+	write(t, filepath.Join(folder, "JANESPC", "of jane.txt"), []byte("no log at all\n"))
 	plain := run(t, folder)
 	report := plain.Redacted()
 	var text strings.Builder

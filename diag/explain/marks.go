@@ -62,6 +62,9 @@ const (
 	serverError   mark = "500"
 	tokenEnded    mark = "token ended"
 	contentFailed mark = "content failed"
+	reached       mark = "reached" // a server answered with an HTTP status, whichever
+	listedTwice   mark = "name on several accounts"
+	poolUser      mark = "account of an application pool"
 )
 
 // good are the marks that show that something works.
@@ -296,6 +299,13 @@ func refused(status int, subStatuses ...int) func(*line) bool {
 	}
 }
 
+// logonError tests an access line of a management point for a logon that Windows refused with that error.
+func logonError(number uint32) func(*line) bool {
+	return func(l *line) bool {
+		return l.access != nil && l.access.Status == http.StatusUnauthorized && l.access.Windows == number && ofManagementPoint(l.access.Stem)
+	}
+}
+
 var managementPointFolders = []string{"/sms_mp", "/ccm_", "/bgb", "/sms_"}
 
 const administration = "/adminservice"
@@ -377,6 +387,12 @@ func towardGateway(l *line) bool {
 	}
 	return true
 }
+
+// sideChannel tests for what goes to a fallback status point, which only takes reports.
+var sideChannel = toward("/sms_fsp")
+
+// ofOtherService tests for a name that has nothing to do with a site.
+var ofOtherService = has("ntpclient", "time.windows.com", "w32time", "time-service", "windowsupdate.com", "wsus")
 
 var managementPointWords = regexp.MustCompile(`management point|\bmp\b|\bmp[0-9a-z-]*\.|/sms_mp|/ccm_system|verwaltungspunkt|point de gestion`)
 
@@ -460,7 +476,7 @@ var troubleWords = []string{" error", "error ", "error:", "error=", "error(", "e
 
 // noTrouble are sentences with such a word that say that there is none, and those that every client writes that is away from its
 // company's network: no site of the directory, no WINS, no service record.
-var noTrouble = regexp.MustCompile(`lsgetadsitename\(\) failed|sms_slp.{0,40} wins|dns service record|lsissitecompatible|\b(?:no|0|without|keine|ohne|aucune?|sans) (?:errors?|failed|failures?|fehler|erreurs?)\b|(?:errors?|failed|fehler|erreurs?)(?: code)?[ :=]+(?:0x0+|0)(?:[^0-9a-fx]|$)|error_success|if .* failed`)
+var noTrouble = regexp.MustCompile(`lsgetadsitename\(\) failed|sms_slp.{0,40} wins|dns service record|lsissitecompatible|\b(?:no|0|without|keine|ohne|aucune?|sans) (?:errors?|failed|failures?|fehler|erreurs?)\b|(?:errors?|failed|fehler|erreurs?)[a-z]*(?: code)?[ :=]+"?(?:0x0+|0)(?:[^0-9a-fx]|$)|error_success|if .* failed`)
 
 func hexadecimal(digits string) (n uint64) {
 	for _, digit := range strings.ToLower(digits) {

@@ -12,6 +12,7 @@ import (
 // placeholder wherever it stands, so that the story can still be followed. Codes, titles and remedies stay.
 func (r Report) Redacted() Report {
 	d := &redaction{placeholders: map[string]string{}, counts: map[string]int{}}
+	r.Undecided, r.Looked = withoutOtherFiles(r.Undecided), withoutOtherFiles(r.Looked)
 	for _, e := range r.Evidence { // names that only an address shows to be names are known before anything is replaced
 		d.learn(e.Text)
 	}
@@ -35,6 +36,17 @@ func (r Report) Redacted() Report {
 	}
 	out.Followed, out.Undecided, out.Looked = d.texts(r.Followed), d.texts(r.Undecided), d.texts(r.Looked)
 	return out
+}
+
+// withoutOtherFiles leaves out what files are called that are no logs.
+func withoutOtherFiles(sentences []string) []string {
+	all := slices.Clone(sentences)
+	for i, s := range all {
+		if before, _, found := strings.Cut(s, noKnownLine); found {
+			all[i] = before + noKnownLine
+		}
+	}
+	return all
 }
 
 // redaction gives placeholders.

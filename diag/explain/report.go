@@ -47,8 +47,9 @@ type Report struct {
 	Followed  []string // what followed from it, in the order of time
 	Undecided []string // what was looked at and could not be decided
 
-	Looked []string // what was read, for a person
-	Events []Event  // the story in the order of time, for a picture
+	Looked []string       // what was read, for a person
+	over   []catalog.Code // of Also, what is history
+	Events []Event        // the story in the order of time, for a picture
 }
 
 // MarshalJSON writes the report with lists that are never null.
@@ -84,7 +85,7 @@ func (r Report) Write(w io.Writer) {
 		section(w, "What to do", r.Remedy, func(step string) string { n++; return fmt.Sprintf("%d. %s", n, step) })
 	}
 	section(w, "What followed", r.Followed, func(s string) string { return s })
-	section(w, "Seen as well", r.notFollowed(), func(v Verdict) string { return fmt.Sprintf("%s %s (%s)", v.Code, v.Title, v.Sure) })
+	section(w, "Seen as well", r.notFollowed(), func(v Verdict) string { return fmt.Sprintf("%s %s (%s)", v.Code, v.Title, r.Standing(v)) })
 	if r.Verdict != nil { // else it is below
 		section(w, "Looked at", r.Looked, func(s string) string { return s })
 	}
@@ -96,6 +97,14 @@ func (r Report) notFollowed() []Verdict {
 	return slices.DeleteFunc(slices.Clone(r.Also), func(v Verdict) bool {
 		return slices.ContainsFunc(r.Followed, func(s string) bool { return strings.HasPrefix(s, string(v.Code)+" ") })
 	})
+}
+
+// Standing says how sure something is that was seen as well, or that it is over.
+func (r Report) Standing(v Verdict) string {
+	if slices.Contains(r.over, v.Code) {
+		return "is over"
+	}
+	return string(v.Sure)
 }
 
 func section[T any](w io.Writer, title string, items []T, text func(T) string) {
@@ -132,7 +141,9 @@ func judge(t *timeline, notes []string) Report {
 		report.undecided("the same of %s more", number(more, "client"))
 	}
 	for _, f := range past {
-		report.undecided("%s was seen %s until %s, and is over since %s: whether it comes again, the logs do not say", f.code, times(f.count), place(&f.last), place(f.over))
+		sentence := fmt.Sprintf("%s was seen %s until %s, and is over since %s: whether it comes again, the logs do not say", f.code, times(f.count), place(&f.last), place(f.over))
+		report.over = append(report.over, f.code)
+		report.Undecided = append(report.Undecided, sentence)
 	}
 	report.doubts(first)
 	report.Undecided = append(report.Undecided, t.clocks()...)
@@ -268,7 +279,11 @@ func overOf(code catalog.Code) []mark {
 	if ofOurClient(code) {
 		return working
 	}
-	return ruleOf(code).over
+	over := ruleOf(code).over
+	if len(over) > 0 {
+		over = slices.Concat(over, passed(code))
+	}
+	return over
 }
 
 // ofOurClient says whether only a device names the code.
@@ -279,9 +294,18 @@ func ofOurClient(code catalog.Code) bool {
 // wellAfter returns what shows, later than a line, on its machine, that something works: of its own log the last such line.
 func (t *timeline) wellAfter(bad *line, over []mark) (well *line) {
 	anyWay := !gatewayWords.MatchString(bad.low) || t.quietAfter(bad)
+	ends := func(s *sighting, m mark) bool {
+		if ofWay(m) {
+			return bad.toHost() != "" && s.last.toHost() == bad.toHost()
+		}
+		if ofContent(bad) && m != downloaded { // that messages are answered says nothing of it
+			return bad.toHost() != "" && s.last.toHost() == bad.toHost()
+		}
+		return anyWay || t.sameWay(bad, s, m)
+	}
 	for _, m := range over {
 		for _, s := range t.later(bad, m) {
-			if (anyWay || t.sameWay(bad, &s.last, m)) && (well == nil || inLog(&s.last, well) > 0) {
+			if ends(s, m) && (well == nil || inLog(&s.last, well) > 0) {
 				well = &s.last
 			}
 		}
@@ -291,7 +315,7 @@ func (t *timeline) wellAfter(bad *line, over []mark) (well *line) {
 	}
 	for _, m := range over {
 		for _, s := range t.of(bad, m) {
-			if after(&s.last, bad) && (anyWay || t.sameWay(bad, &s.last, m)) {
+			if after(&s.last, bad) && ends(s, m) {
 				return &s.last
 			}
 		}
@@ -311,15 +335,21 @@ func (t *timeline) calmSince(bad *line, calm []mark) *line {
 
 // sameWay says whether work that goes well ends what was wrong with the way to a gateway: what the management point of the company's
 // network answers tells nothing of it, unless the log goes on long without that. Where only some lines name their host, those
-// without one are of the same. A client that goes on with another management point is well.
-func (t *timeline) sameWay(bad, well *line, m mark) bool {
+// without one are of the same. A client that goes on with another gateway is well, unless it had that one all the time.
+func (t *timeline) sameWay(bad *line, s *sighting, m mark) bool {
+	well := &s.last
 	one, other := bad.toHost(), well.toHost()
 	if other != "" || m == delivered {
-		return other == one && one != "" || gatewayWords.MatchString(well.low)
+		return other == one && one != "" || gatewayWords.MatchString(well.low) && (one == "" || other == "" || !s.had(other, bad))
 	}
 	return !slices.ContainsFunc(t.ofLog[generations(well.file)][delivered], func(s *sighting) bool {
-		return after(&s.last, bad) && s.last.toHost() != "" && !t.sameWay(bad, &s.last, delivered)
+		return after(&s.last, bad) && s.last.toHost() != "" && !t.sameWay(bad, s, delivered)
 	})
+}
+
+// had says whether a line of the sighting is about the host and before another line.
+func (s *sighting) had(host string, other *line) bool {
+	return slices.ContainsFunc(s.lines, func(l line) bool { return l.toHost() == host && !after(&l, other) })
 }
 
 // quietAfter says whether the log of a line goes on long after it.
@@ -506,7 +536,7 @@ func (r *Report) harmless(t *timeline) {
 func (t *timeline) recovered(unknown []string) ([]string, int) {
 	for _, f := range t.files {
 		for _, s := range []*sighting{f.seen[refusal], f.seen[postFailed], &f.unknown} {
-			if s != nil && s.count > 0 && f.known() && !t.goesOn(s) {
+			if s != nil && s.count > 0 && f.known() && !t.goesOn(f, s) {
 				return unknown, 0
 			}
 		}
@@ -514,10 +544,11 @@ func (t *timeline) recovered(unknown []string) ([]string, int) {
 	return unknown, len(unknown)
 }
 
-// goesOn says whether the log of a sighting shows later that the work of its machine goes on, and not only until it comes again.
-func (t *timeline) goesOn(bad *sighting) bool {
+// goesOn says whether a log of the machine shows later that its work goes on, and not only until it comes again: the log of the sighting, or another one where that
+// does not end with it.
+func (t *timeline) goesOn(f *logFile, bad *sighting) bool {
 	well := t.wellAfter(&bad.last, progress)
-	return well != nil && sameLog(well, &bad.last) && !bad.returns(well)
+	return well != nil && (sameLog(well, &bad.last) || f.last.After(bad.last.time)) && !bad.returns(well)
 }
 
 func (r *Report) healthy(works []finding, doubt bool) {
@@ -563,7 +594,7 @@ func (r *Report) doubts(causes []finding) {
 		return
 	}
 	for _, f := range causes[min(1, len(causes)):] {
-		r.undecided("%s %s (%s) does not follow from %s; it may be another matter", f.code, titleOf(f.code), place(&f.lines[0]), r.Verdict.Code)
+		r.undecided("%s %s (%s) is not known to follow from %s; it may be another matter", f.code, titleOf(f.code), place(&f.lines[0]), r.Verdict.Code)
 	}
 	if doubt, ok := doubtful[r.Verdict.Code]; ok {
 		r.Undecided = append(r.Undecided, doubt)
@@ -610,32 +641,48 @@ func (t *timeline) refusals(causes []finding) (all []string) {
 	return all
 }
 
+// unknownShown is how many lines are shown that no rule knows, of each text one.
+const unknownShown = 5
+
 func (t *timeline) unknown() (all []string) {
-	count, shownLines := 0, 0
+	count, told := 0, 0
+	seen := map[string]bool{}
 	for _, f := range t.files {
+		if !f.known() {
+			continue
+		}
 		count += f.unknown.count
 		for _, l := range f.unknown.lines {
-			if f.known() && shownLines < 5 {
+			text := digits.ReplaceAllString(l.low, "0")
+			if seen[text] {
+				told++
+			} else if len(all) < unknownShown {
+				seen[text] = true
+				told++
 				all = append(all, fmt.Sprintf("%s: no rule knows this line: %s", place(&l), shown(l.text)))
-				shownLines++
 			}
 		}
-		if !f.known() {
-			count -= f.unknown.count
-		}
 	}
-	if count > shownLines {
-		all = append(all, fmt.Sprintf("%d more lines look like failures, and no rule knows them", count-shownLines))
+	if count > told {
+		all = append(all, fmt.Sprintf("%d more lines look like failures, and no rule knows them", count-told))
 	}
 	return all
 }
 
+var digits = regexp.MustCompile(`[0-9]+`)
+
+// filesNamed is how many files are named of which nothing is known.
+const filesNamed = 5
+
+// noKnownLine is said of files that hold nothing of use. What follows it are their names, which may be any.
+const noKnownLine = " in which nothing is a line of a log that is known"
+
 // looked says what was read.
 func (t *timeline) looked() (all []string) {
-	other := 0
+	var other []string
 	for _, f := range t.files {
 		if !f.known() {
-			other++
+			other = append(other, printable(f.name))
 			continue
 		}
 		var forms []string
@@ -654,8 +701,12 @@ func (t *timeline) looked() (all []string) {
 			all = append(all, "and more")
 		}
 	}
-	if other > 0 {
-		all = append(all, fmt.Sprintf("%s in which nothing is a line of a log that is known", number(other, "file")))
+	if len(other) > 0 {
+		names := strings.Join(other[:min(len(other), filesNamed)], ", ")
+		if more := len(other) - filesNamed; more > 0 {
+			names += fmt.Sprintf(" and %d more", more)
+		}
+		all = append(all, number(len(other), "file")+noKnownLine+": "+names)
 	}
 	return all
 }

@@ -54,6 +54,33 @@ var wayCodes = append([]catalog.Code{
 	catalog.SymptomInvalidAnswer, catalog.SymptomTLSFailed,
 }, flagCodes...)
 
+// The layers of the way to a server. What one of a later layer says of a server shows that the layers before it are passed.
+var (
+	nameCodes    = []catalog.Code{catalog.SymptomGatewayNameNotResolved, catalog.SymptomNameNotResolved}
+	connectCodes = []catalog.Code{catalog.SymptomCannotConnect, catalog.SymptomConnectionLost}
+	tlsCodes     = append([]catalog.Code{catalog.SymptomTLSFailed}, flagCodes...)
+)
+
+// passed are the marks of what shows that a layer is passed.
+func passed(code catalog.Code) (all []mark) {
+	layers := [][]catalog.Code{nameCodes, connectCodes, tlsCodes}
+	at := slices.IndexFunc(layers, func(layer []catalog.Code) bool { return slices.Contains(layer, code) })
+	if at < 0 {
+		return nil
+	}
+	for _, layer := range layers[at+1:] {
+		for _, later := range layer {
+			all = append(all, mark(later))
+		}
+	}
+	return append(all, reached)
+}
+
+// ofWay says whether a mark shows how far the way to its own server goes, and nothing else.
+func ofWay(m mark) bool {
+	return m == reached || slices.Contains(connectCodes, catalog.Code(m)) || slices.Contains(tlsCodes, catalog.Code(m))
+}
+
 // gatewayDownCodes are the reasons for which a gateway takes no connection or leaves it without an answer.
 var gatewayDownCodes = []catalog.Code{catalog.SymptomStoppedByThreshold, catalog.SymptomRoleCertificateMissing, catalog.SymptomConnectorCannotReachGateway,
 	catalog.SymptomProxyRequired, catalog.SymptomPortsUsedUp}
@@ -138,7 +165,7 @@ var rules = []rule{
 	{code: catalog.SymptomEntraSecretExpired, over: []mark{entraToken}},
 	{code: catalog.SymptomEntraInteraction, over: []mark{entraToken}},
 	{code: catalog.SymptomConditionalAccess, over: []mark{entraToken}},
-	{code: catalog.SymptomUserUnknown, sure: Likely, over: []mark{registered}},
+	{code: catalog.SymptomUserUnknown, sure: Likely, over: []mark{registered}, follows: append(entraCodes[:len(entraCodes):len(entraCodes)], wayCodes...)},
 	{code: catalog.SymptomDeviceTokenNotObtained, over: []mark{entraToken}, partOf: []catalog.Code{catalog.SymptomNoEntraToken},
 		follows: []catalog.Code{catalog.SymptomNotJoined, catalog.SymptomEntraTenantUnknown, catalog.SymptomEntraResourceUnknown, catalog.SymptomEntraSecretExpired, catalog.SymptomEntraInteraction, catalog.SymptomConditionalAccess}},
 	{code: catalog.SymptomNoEntraToken, over: []mark{entraToken},
@@ -191,7 +218,7 @@ var rules = []rule{
 	{code: catalog.SymptomSelfTest, weak: 1, over: []mark{tested}},
 	{code: catalog.SymptomReplyTooLong},
 	{code: catalog.SymptomDiscoveryDate},
-	{code: catalog.SymptomPostFailed500, sure: Likely, over: []mark{replied, delivered}},
+	{code: catalog.SymptomPostFailed500, sure: Likely, over: []mark{replied, delivered}, calm: []mark{answered}},
 	{code: catalog.SymptomBackendDown, own: true, over: []mark{forwarded}, follows: []catalog.Code{catalog.SymptomDatabaseLogin, catalog.SymptomManagementPointDown500}},
 	{code: catalog.SymptomConnectorInternalServerError, sure: Likely, own: true, over: append([]mark{forwarded}, working...), partOf: []catalog.Code{catalog.SymptomTokenLibraryMismatch},
 		follows: []catalog.Code{catalog.SymptomDatabaseLogin, catalog.SymptomPostFailed500, catalog.SymptomBackendDown, catalog.SymptomTokenAudienceUnknown, catalog.SymptomManagementPointDown500}},
@@ -210,7 +237,7 @@ var rules = []rule{
 	{code: catalog.SymptomTicketModified, follows: []catalog.Code{catalog.SymptomNameOnUserAccount}},
 	{code: catalog.SymptomServiceUnknown},
 	{code: catalog.SymptomKernelMode, sure: Likely, with: []catalog.Code{catalog.SymptomTicketModified}, found: []catalog.Code{catalog.SymptomNegotiateFailed}},
-	{code: catalog.SymptomNegotiateFailed, own: true, follows: append([]catalog.Code{catalog.SymptomNameNotResolved, catalog.SymptomKernelMode, catalog.SymptomNameOnUserAccount}, ticketCodes...)},
+	{code: catalog.SymptomNegotiateFailed, own: true, follows: append([]catalog.Code{catalog.SymptomKernelMode, catalog.SymptomNameOnUserAccount}, ticketCodes...)},
 
 	{code: catalog.SymptomRootNotInTrustList},
 	{code: catalog.SymptomClientCertificateExpired},
@@ -361,7 +388,11 @@ func flipping(t *timeline) []finding {
 
 // lifetimes is what is known of tokens that were met after their end.
 func lifetimes(t *timeline) (sentences []string) {
+	more := map[time.Time]int{} // by the end of the token
 	for _, e := range t.ended {
+		if more[e.until]++; more[e.until] > 1 {
+			continue
+		}
 		if over := e.now.Sub(e.until); over > 0 {
 			sentences = append(sentences, fmt.Sprintf("the token was good until %s and came at %s, %s too late (%s)",
 				e.until.Format(stampLayout), e.now.Format(stampLayout), span(over), place(&e.l)))

@@ -15,10 +15,14 @@ var looks = settled([]look{
 	says(catalog.SymptomTicketModified, "krb_ap_err_modified"),
 	failure(catalog.SymptomTicketModified, wrongPrincipal).when(has("kerberos", "spn", "ticket", "negotiate", "sspi", "windowsauth", "gss")),
 	says(catalog.SymptomTicketModified).or("duplicate spn found", "groups of duplicate spns", "group of duplicate spns").unless("found 0 group"),
+	says(catalog.SymptomTicketModified, "kdc").or("encountered duplicate names", "doppelte namen", "noms en double", "noms dupliqu").unless("no duplicate"),
+	sees(listedTwice, "http/").when(fits(`^\s*http/[a-z0-9.-]+(?::[0-9]+)? [^/]{4,60}:\s*$`)),
+	sees(listing).or("processing entry ", "traitement de l", "wird verarbeitet").when(fits(`(?:entry|entr.{1,2}e|eintrag) [0-9]+`)),
 	says(catalog.SymptomServiceUnknown).or("kdc_err_s_principal_unknown", "server not found in kerberos database"),
 	failure(catalog.SymptomServiceUnknown, targetUnknown),
 	sees(listedName, "http/").when(fits(`^\s*http/[a-z0-9.-]+\s*$`)),
 	sees(listedName, "cn=").when(fits(`^\s*cn=[^,]+,(cn|ou|dc)=`)),
+	sees(poolUser, "<processmodel", `username="`),
 	sees(listing).or("checking domain dc=", "existing spn found", "registered serviceprincipalnames"),
 	says(catalog.SymptomKernelMode, "<windowsauthentication", `usekernelmode="true"`).unless(`useapppoolcredentials="true"`, `enabled="false"`),
 	says(catalog.SymptomNotApproved, "client is registered.", "approval status 0"),
@@ -40,6 +44,8 @@ var looks = settled([]look{
 	failure(catalog.SymptomConnectorRevocationUnknown, revocationOff, revocationNone).when(not(ofClient)),
 	request(catalog.SymptomAccessClientCertificateMissing, refused(403, 7)),
 	request(catalog.SymptomAccessHTTPSRequired, refused(403, 4)),
+	request(catalog.SymptomClockSkew, logonError(0x80090324)),
+	request(catalog.SymptomTicketModified, logonError(0x80090322)),
 	request(catalog.SymptomCertificateMappingDenied, refused(403, 12, 13)),
 	request(catalog.SymptomCertificateUntrusted, refused(403, 16)),
 	request(catalog.SymptomCertificateOutOfDate, refused(403, 17)),
@@ -99,8 +105,8 @@ var looks = settled([]look{
 		"ssl/tls-kanal erstellt"),
 	says(catalog.SymptomOldTLSOfServer, "schannel", "36874"),
 	says(catalog.SymptomOldTLSOfServer).or(" 36874", "=36874", ":36874", "(36874").when(has("tls", "event", "ereignis", "schannel")),
-	failure(catalog.SymptomGatewayNameNotResolved, nameNotResolved, hostUnknown).when(not(ofServer), towardGateway),
-	failure(catalog.SymptomNameNotResolved, nameNotResolved, hostUnknown).when(not(ofServer), not(towardGateway), not(has("web exception"))),
+	failure(catalog.SymptomGatewayNameNotResolved, nameNotResolved, hostUnknown).when(not(ofServer), towardGateway, not(ofOtherService)),
+	failure(catalog.SymptomNameNotResolved, nameNotResolved, hostUnknown).when(not(ofServer), not(towardGateway), not(has("web exception")), not(ofOtherService)),
 	failure(catalog.SymptomCannotConnect, cannotConnect, refusedByHost).when(not(ofServer), not(has("web exception"))),
 	failure(catalog.SymptomConnectionLost, timedOut, connectionEnd, connectionReset).when(not(ofServer), not(has("web exception"))),
 	failure(catalog.SymptomClientCertificateUnusable, certNeeded, certNoKey, certNoAccess),
@@ -147,6 +153,7 @@ var looks = settled([]look{
 		fits(`(cmg|cloud (management )?(gateway|proxy))\b.{0,60}\b(not allowed|isn't allowed|disabled|not enabled|turned off|prohibited)|\b(not allowed|disallowed|may not|not permitted|not enabled)\b.{0,40}\b(cmg|cloud (management )?(gateway|proxy))\b`),
 		not(has("application", "cert", "not disabled", "content"))),
 	says(catalog.SymptomTokenToolPassive, "passive").or("bulkregistrationtool", "bulk registration", "registration token"),
+	says(catalog.SymptomHTTPSPointsFiltered, "not allowed to use or doesn't have pki cert while talking to https server"),
 	says(catalog.SymptomHTTPSPointsFiltered, "https").or("filter", "ignore", "ignori", "skippe", "skippi", "exclud", "discard").when(fits(`\bmps?\b|management point`), not(has("filtered cert", "skipping update", "crl", "proxy bypass", "revocation"))),
 	says(catalog.SymptomCommandLineCut).or("longer than 1024", "longer than 1,024", "exceeds 1024", "exceeds 1,024", "1024 characters", "1,024 characters", "command line is too long", "command line was truncated"),
 	failure(catalog.SymptomPropertySyntax, commandLine).when(not(has("exit code 0"))),
@@ -182,9 +189,9 @@ var looks = settled([]look{
 		when(ofClientOrPlain, not(has("succe"))),
 
 	// Management point.
-	says(catalog.SymptomPostFailed500, "post to ", "0x87d00231", "windowsauth"),
 	sees(postFailed, "post to ", "failed with 0x87d0"),
-	sees(serverFailed, "statuscode").when(fits(`statuscode ?= ?500\b`)),
+	sees(serverFailed, "statuscode").when(fits(`statuscode ?= ?500\b`)).unless("cmgconnector"),
+	sees(reached, "statuscode").when(fits(`statuscode ?= ?([1-35][0-9]{2}|4(0[0-689]|[1-9][0-9]))\b`)),
 	request(catalog.SymptomPostFailed500, refused(500, 19)),
 	says(catalog.SymptomManagementPointDown500, "windows management framework").or("500", "fail"),
 	says(catalog.SymptomDatabaseLogin).or("mpdb error - connection parameters", "mpdb error - extended information"),
@@ -239,7 +246,7 @@ var looks = settled([]look{
 
 	// Content.
 	says(catalog.SymptomContentName).or("getdirectorylist failed", "ccm_e_no_client_pki_cert", "0x87d00454").when(toward("cloudapp.net", "cloudapp.azure.com")),
-	sees(contentFailed).or("getdirectorylist failed", "ccm_e_no_client_pki_cert", "0x87d00454"),
+	sees(contentFailed).or("getdirectorylist failed", "ccm_e_no_client_pki_cert", "0x87d00454", "error retrieving manifest"),
 	says(catalog.SymptomSetupPropfind, "405").or("webdav", "dav request").when(either(of("ccmsetup"), has("webdav https request", "ccmsetup"))),
 	says(catalog.SymptomContentRequest500, "sending dav request", "500"),
 	says(catalog.SymptomAlternateProvider, "alternate content provider").or("fail", "error", "unable", "cannot"),
@@ -282,7 +289,7 @@ var looks = settled([]look{
 	sees(recorded, "processed ", "successfully").when(of("mp_")),
 	sees(moved, "inbox").or("successfully moved", "moved file", "~moved", "connected to the inbox source", "copied file"),
 	sees(moved).or("moved ", "moving ").when(fits(`\.(rdr|mif|ddr|smx|svf)\b`)).unless("cannot", "fail"),
-	sees(provided).or("service is ready", "state: ready", "status: ready", "successfully provisioned", "deployment succeeded", "provisioning completed", "state to ready"),
+	sees(provided).or("service is ready", "state: ready", "state is ready", "status: ready", "successfully provisioned", "deployment succeeded", "provisioning completed", "state to ready"),
 	sees(provided, "taskmanager: task [", "] succeeded"),
 	look{mark: answered, test: success, request: true},
 	sees(answered, `"msg":"request `).when(success),
@@ -332,6 +339,9 @@ func never(*line) bool { return false }
 var ofClient = of("locationservices", "ccmsetup", "ccmmessaging", "clientidmanager", "clientlocation", "datatransfer", "adaloperation", "clientauth", "ccmexec", "certificatemaintenance",
 	"notificationagent", "contenttransfer", "policyagent", "internetproxy")
 
+// ofContent tests for a line of what downloads content.
+var ofContent = of("datatransfer", "contenttransfer", "contentaccess", "cas")
+
 // ofClientOrPlain tests for a line of a client, or one that does not say of whom.
 func ofClientOrPlain(l *line) bool { return l.component == "" || ofClient(l) }
 
@@ -344,7 +354,7 @@ func settled(table []look) []look {
 	for i := range table {
 		k := &table[i]
 		k.plain = !k.request && k.mark != registered && k.mark != mark(catalog.SymptomNotApproved) && k.mark != linked && k.mark != message && k.mark != troubleLine && k.mark != troubleWord &&
-			k.mark != hardware && k.mark != listedName && k.mark != lifetimePart
+			k.mark != hardware && k.mark != listedName && k.mark != listedTwice && k.mark != lifetimePart
 		k.well = goesWell(k.mark)
 		k.enough = k.plain && slices.Contains(good, k.mark) && !slices.Contains(last, k.mark)
 	}

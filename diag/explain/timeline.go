@@ -233,9 +233,13 @@ func (t *timeline) mergeLinks(f *logFile) {
 
 // meeting is the first line of a file, or of a folder, with an id.
 type meeting struct {
-	at   time.Time
-	line string // its place
+	at     time.Time
+	line   string // its place
+	server bool   // of a registration: a server has received it
 }
+
+// registrationOf begins the id of a registration, which is a client's.
+const registrationOf = "registration of "
 
 // foldersOfID is in how many folders an id is looked for: a message passes fewer machines.
 const foldersOfID = 12
@@ -265,6 +269,7 @@ type observer struct {
 	cells    cells
 	found    candidates
 	address  *line  // the last line with an address of an HTTP request
+	held     []held // lines whose address may follow
 	listing  bool   // what follows is a listing of the directory
 	well     int    // number of the last line that shows work to go well
 	refused  int    // open refusals on paths that need no logon
@@ -430,6 +435,9 @@ func (o *observer) saturated(raw []byte, number int, k kind) bool {
 		return false
 	}
 	if strings.Contains(l.low, "url=http") {
+		if len(o.held) > 0 {
+			o.release(&l)
+		}
 		o.address = &l
 	}
 	for _, s := range matching[:n] {
@@ -555,16 +563,71 @@ func (o *observer) request(raw []byte, number int) bool {
 	return true
 }
 
+// heldLines is how many lines wait for the address that they are about.
+const heldLines = 8
+
+// held is a line that waits, and the looks that may match it where they are known.
+type held struct {
+	l     line
+	found *candidates
+}
+
+// awaitsAddress says whether a client writes the address only after the line: it tells of a failure first, with what it was told of it.
+func awaitsAddress(l *line) bool {
+	return l.kind == clientLine && containsAny(l.low, addressFollows) && !strings.Contains(l.low, "://")
+}
+
+var addressFollows = []string{"failed in winhttp", "winhttp_callback_status_", "lpvstatusinformation"}
+
 // observe takes a line, and the looks that may match it where they are known.
 func (o *observer) observe(l line, found *candidates) {
+	if awaitsAddress(&l) && len(o.held) < heldLines {
+		if found != nil {
+			copied := *found
+			found = &copied
+		}
+		o.held = append(o.held, held{l, found})
+		return
+	}
+	if len(o.held) > 0 {
+		o.release(&l)
+	}
+	o.see(l, found)
+}
+
+// release takes the lines that wait when the address has come, or comes too late; nil says that nothing comes any more.
+func (o *observer) release(l *line) {
+	if l != nil && l.number-o.held[0].l.number <= nearLines {
+		if !strings.Contains(l.low, "url=http") {
+			return
+		}
+		address := line{file: l.file, number: l.number, time: l.time, text: l.text, low: l.low}.short()
+		for i := range o.held {
+			o.held[i].l.before = &address
+		}
+	}
+	for _, h := range o.held {
+		o.see(h.l, h.found)
+	}
+	o.held = o.held[:0]
+}
+
+// see takes a line as it is.
+func (o *observer) see(l line, found *candidates) {
 	f := o.file
 	f.kinds[l.kind]++
 	o.span(l.time)
-	l.before = o.address
+	if l.before == nil {
+		l.before = o.address
+	}
 	o.handshake(l)
 	marked := o.own(l)
 	o.each(&l, found, func(k *look) {
 		if k.matches(&l) {
+			if sideChannel(&l) && slices.Contains(wayCodes, catalog.Code(k.mark)) {
+				marked = true // its client gets on without it
+				return
+			}
 			o.mark(k.mark, l)
 			marked = marked || k.mark != serverError
 			o.listing = o.listing || k.mark == listing
@@ -657,6 +720,9 @@ func (o *observer) own(l line) bool {
 // end closes the file: what was not answered in it may be answered in another.
 func (o *observer) end() *logFile {
 	f := o.file
+	if len(o.held) > 0 {
+		o.release(nil)
+	}
 	for _, s := range f.seen {
 		if s.number > 0 {
 			for _, l := range fromRecord(f.name, s.number, s.pending) {
@@ -726,7 +792,7 @@ func (o *observer) identify(l line) {
 	}
 	for _, id := range ids(&l) {
 		if first, ok := o.file.ids[id]; !ok || l.time.Before(first.at) {
-			o.file.ids[id] = meeting{l.time, place(&l)}
+			o.file.ids[id] = meeting{l.time, place(&l), strings.Contains(l.low, "processing registration request")}
 		}
 	}
 }
@@ -745,7 +811,7 @@ func ids(l *line) []string {
 	all := guids(l.text, 4)
 	if strings.Contains(l.low, "registration request") { // the id is of a client and not of a message
 		for i := range all {
-			all[i] = "registration of " + all[i]
+			all[i] = registrationOf + all[i]
 		}
 	}
 	return all
