@@ -140,6 +140,7 @@ var looks = settled([]look{
 	says(catalog.SymptomUserUnknown, "user").or("not found in the site", "not found in site", "is not in the site database", "not found in database", "not found in the database", "not discovered",
 		"could not find user", "failed to find user", "unable to find user", "unknown user").when(either(of("ccm_sts", "mp_", "ccmmessaging", "clientidmanager"), has("aad", "entra", "userid", "0x87d00231"))),
 	says(catalog.SymptomUserUnknown, "0x87d00231").or("user").unless("post to"),
+	says(catalog.SymptomUserUnknown, "authorization_requestdenied").when(either(of("discovery"), has("discovery", "user"))),
 	sees(transient, "0x87d00231"),
 	sees(entraUser, "using aad auth"),
 	says(catalog.SymptomTokenAudienceUnknown).or("no appropriate token validator", "idx10214", "idx10205", "audience validation failed", "issuer validation failed"),
