@@ -299,6 +299,13 @@ func refused(status int, subStatuses ...int) func(*line) bool {
 	}
 }
 
+// foreign tests for a request of a program that is no client of a site: a browser, a scanner. What such a one is refused says nothing of the site.
+func foreign(l *line) bool {
+	return l.access != nil && strangers.MatchString(l.access.UserAgent)
+}
+
+var strangers = regexp.MustCompile(`(?i)mozilla/5|nessus|qualys|nmap|rapid7|scan|curl|python|go-http|wget|zgrab|\bbot\b`)
+
 // logonError tests an access line of a management point for a logon that Windows refused with that error.
 func logonError(number uint32) func(*line) bool {
 	return func(l *line) bool {
@@ -387,6 +394,9 @@ func towardGateway(l *line) bool {
 	}
 	return true
 }
+
+// ofOtherNumber tests for a number that is that of a process, of something sent, or of a policy.
+var ofOtherNumber = either(has("process", "thread", "sent message", "policyid", "policy id"), of("mtrmgr"))
 
 // sideChannel tests for what goes to a fallback status point, which only takes reports.
 var sideChannel = toward("/sms_fsp")

@@ -362,7 +362,7 @@ func (t *timeline) quietAfter(bad *line) bool {
 // toHost is the host that a line is about, "" where it is not said.
 func (l *line) toHost() string { return cmp.Or(hostOf(l.low), l.host) }
 
-var hostForm = regexp.MustCompile(`(?:https?://|host[= ]'?|server ')([a-z0-9][a-z0-9.-]*)`)
+var hostForm = regexp.MustCompile(`(?:https?://|host[= ]'?|hostname ?= ?"|server ')([a-z0-9][a-z0-9.-]*)`)
 
 func hostOf(low string) string {
 	if found := hostForm.FindStringSubmatch(low); found != nil {

@@ -200,7 +200,7 @@ var rules = []rule{
 
 	{code: catalog.SymptomAccessClientCertificateMissing, own: true,
 		partOf:  []catalog.Code{catalog.SymptomClientCertificateRequired, catalog.SymptomConnectorClientCertificateRequired},
-		follows: selectionCodes},
+		follows: append(selectionCodes[:len(selectionCodes):len(selectionCodes)], catalog.SymptomClientCertificateUnusable)},
 	{code: catalog.SymptomAccessHTTPSRequired, own: true},
 	{code: catalog.SymptomCertificateMappingDenied, own: true},
 	{code: catalog.SymptomCertificateUntrusted, own: true},

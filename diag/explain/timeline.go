@@ -650,6 +650,9 @@ func (o *observer) see(l line, found *candidates) {
 // each calls act with the looks that may match a line.
 func (o *observer) each(l *line, found *candidates, act func(*look)) {
 	if l.access != nil { // what a request is called is not what the server says
+		if foreign(l) && !ofAdministration(l) {
+			return
+		}
 		for _, i := range requestLooks() {
 			act(&looks[i])
 		}
