@@ -65,6 +65,8 @@ const (
 	reached       mark = "reached" // a server answered with an HTTP status, whichever
 	listedTwice   mark = "name on several accounts"
 	poolUser      mark = "account of an application pool"
+	ready         mark = "ready"         // a cloud service runs
+	notForwarded  mark = "not forwarded" // a connection point got no good answer, and no symptom says why
 )
 
 // good are the marks that show that something works.

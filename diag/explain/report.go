@@ -237,15 +237,41 @@ func current(t *timeline, findings []finding) (merged []finding) {
 		}
 		m.lines = cut(append(m.lines, f.lines...))
 	}
+	for i := range merged {
+		if f := &merged[i]; f.over == nil {
+			f.over = passedBy(f, merged)
+		}
+	}
 	return merged
 }
 
+// passedBy returns the first line of what one part of the site failed with later: it has got past what it failed with before.
+func passedBy(f *finding, all []finding) *line {
+	if !slices.Contains(oneActor, f.code) {
+		return nil
+	}
+	for i := range all {
+		if later := &all[i]; later.code != f.code && slices.Contains(oneActor, later.code) && later.count > 1 && sameLog(&later.lines[0], &f.last) && after(&later.lines[0], &f.last) {
+			return &later.lines[0]
+		}
+	}
+	return nil
+}
+
 func (t *timeline) history(f finding) (since *line) {
+	sightings := t.seen[mark(f.code)]
+	if since := t.through(f.code, sightings); since != nil {
+		return since
+	}
+	if slices.Contains(oneActor, f.code) {
+		if since := quiet(t, sightings); since != nil {
+			return since
+		}
+	}
 	over := overOf(f.code)
 	if len(over) == 0 {
 		return nil
 	}
-	sightings := t.seen[mark(f.code)]
 	if len(sightings) == 0 || len(f.lines) > 0 && f.code == catalog.SymptomNoEntraToken {
 		sightings = []*sighting{{last: f.last}}
 	} else if known, ok := t.over[f.code]; ok {
@@ -265,6 +291,55 @@ func (t *timeline) history(f finding) (since *line) {
 	}
 	if len(t.seen[mark(f.code)]) > 0 {
 		t.over[f.code] = since
+	}
+	return since
+}
+
+// quiet returns what went well in the log of each sighting long after the last of them, and several times longer than it was ever away before.
+func quiet(t *timeline, sightings []*sighting) (since *line) {
+	for _, s := range sightings {
+		longest := quietTime
+		for i, l := range append(slices.Clone(s.lines), s.last) {
+			if i > 0 {
+				longest = max(longest, 4*l.time.Sub(s.lines[i-1].time))
+			}
+		}
+		since = nil
+		for _, w := range t.later(&s.last, good...) {
+			if l := &w.last; !s.last.time.IsZero() && s.count > 1 && l.time.Sub(s.last.time) >= longest && (since == nil || after(l, since)) {
+				since = l
+			}
+		}
+		if since == nil {
+			return nil
+		}
+	}
+	return since
+}
+
+// through returns the last request that shows that all clients which a web server refused with a symptom got through later; nil when one did not, or when
+// other logs show the symptom.
+func (t *timeline) through(code catalog.Code, sightings []*sighting) (since *line) {
+	for _, s := range sightings {
+		if s.last.access == nil {
+			return nil
+		}
+	}
+	for _, f := range t.files {
+		for client, run := range f.failed {
+			if client.code != code {
+				continue
+			}
+			if run.well == nil {
+				return nil
+			}
+			if since == nil || after(run.well, since) {
+				since = run.well
+			}
+		}
+		if len(f.failed) >= clientsKept {
+			return nil
+		}
 	}
 	return since
 }
@@ -540,8 +615,17 @@ func (t *timeline) recovered(unknown []string) ([]string, int) {
 				return unknown, 0
 			}
 		}
+		if s := f.seen[notForwarded]; s != nil && !f.seldom(s) {
+			return unknown, 0
+		}
 	}
 	return unknown, len(unknown)
+}
+
+// seldom says whether a connection point got good answers to nearly everything else, also after the last failure.
+func (f *logFile) seldom(failed *sighting) bool {
+	well := f.seen[forwarded]
+	return well != nil && after(&well.last, &failed.last) && (failed.count == 1 || well.count >= 30*failed.count)
 }
 
 // goesOn says whether a log of the machine shows later that its work goes on, and not only until it comes again: the log of the sighting, or another one where that
@@ -633,6 +717,11 @@ func (t *timeline) refusals(causes []finding) (all []string) {
 	for _, s := range t.sightings(postFailed) {
 		if l := s.lines[0]; len(causes) == 0 && len(all) < mostPlaces {
 			all = append(all, fmt.Sprintf("%s: a message was not taken, %s, and the line does not say why: %s", place(&l), times(s.count), shown(l.text)))
+		}
+	}
+	for _, s := range t.sightings(notForwarded) {
+		if l := s.lines[0]; len(causes) == 0 && len(all) < mostPlaces {
+			all = append(all, fmt.Sprintf("%s: a request was not carried inside, %s, and no rule knows why: %s", place(&l), times(s.count), shown(l.text)))
 		}
 	}
 	if more > 0 {

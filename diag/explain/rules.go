@@ -89,6 +89,16 @@ var gatewayDownCodes = []catalog.Code{catalog.SymptomStoppedByThreshold, catalog
 var selectionCodes = []catalog.Code{catalog.SymptomConnectorRevocationUnknown, catalog.SymptomNoClientCertificateLeft, catalog.SymptomNotAllowedCertificate,
 	catalog.SymptomNoPrivateKeyCertificate, catalog.SymptomNotClientAuthCertificate}
 
+// oneActor are symptoms of what one part of the site does again and again: that it does it well for long shows that they are over. In the logs of others many
+// devices have a part, and one that fails may only be silent.
+var oneActor = []catalog.Code{
+	catalog.SymptomProviderNotRegistered, catalog.SymptomVaultNameTaken, catalog.SymptomServiceNameForm, catalog.SymptomStorageNameTaken, catalog.SymptomResourceGroup,
+	catalog.SymptomSizeNotOffered, catalog.SymptomNoRight, catalog.SymptomKeyNotExportable, catalog.SymptomFrameworkOld, catalog.SymptomConfigurationChange,
+	catalog.SymptomStaleService, catalog.SymptomExtensionFailed, catalog.SymptomMaintenanceZone, catalog.SymptomSigningCertificate, catalog.SymptomStoppedByThreshold,
+	catalog.SymptomRenewalName, catalog.SymptomCannotConvert, catalog.SymptomProvisionFailed, catalog.SymptomPortsUsedUp, catalog.SymptomDiscoveryDate,
+	catalog.SymptomEntraSecretExpired, catalog.SymptomAdministrationDenied, catalog.SymptomODataResponse, catalog.SymptomODataArray,
+}
+
 // entraCodes are the reasons for which a tenant gives no token.
 var entraCodes = []catalog.Code{
 	catalog.SymptomNotJoined, catalog.SymptomTenantNotOnboarded, catalog.SymptomNoEntraToken, catalog.SymptomDeviceTokenNotObtained,
@@ -139,7 +149,7 @@ var rules = []rule{
 	{code: catalog.SymptomExtensionFailed},
 	{code: catalog.SymptomMaintenanceZone},
 	{code: catalog.SymptomSigningCertificate},
-	{code: catalog.SymptomStoppedByThreshold},
+	{code: catalog.SymptomStoppedByThreshold, over: []mark{ready}},
 	{code: catalog.SymptomConsoleSignIn},
 	{code: catalog.SymptomRenewalName},
 	{code: catalog.SymptomCannotConvert},

@@ -282,17 +282,22 @@ var looks = settled([]look{
 	sees(delivered, "statuscode=").when(fits(`statuscode= ?200\b`)),
 	sees(downloaded).or("successfully completed download", "status : success", "download completed", "successfully downloaded", "state 'downloadeddata'", "completed successfully").unless("0 files"),
 	sees(forwarded, "responseheader: http/1.1 200"),
+	sees(notForwarded, "web exception for message").unless("(403)", "(500)", "(502)", "(503)", "(504)"),
+	sees(notForwarded).or("responseheader: http/1.1 4", "responseheader: http/1.1 5", "responseheader: http/1.0 4", "responseheader: http/1.0 5"),
+	sees(notForwarded, "responsecount: 0 ").unless("requestcount: 0 "),
 	sees(connected).or("successfully built", "connection established with", "connected to the gateway", "connected to cmg").unless("not connected"),
 	sees(tested).or("succeeded for port", "http test request succeeded", "successfully performed management point availability check"),
 	sees(tested, "status code is 200"),
+	sees(answered, "completed request", "response code [2").when(of("rest_provider", "adminservice")),
 	sees(usableCert, "filtered cert count with client auth: ").unless("client auth: 0"),
 	sees(recorded, "mp reg:").or("ddr file written to", "processing completed", "reply message sent"),
 	sees(recorded, "mp reg:", "successful"),
 	sees(recorded, "processed ", "successfully").when(of("mp_")),
 	sees(moved, "inbox").or("successfully moved", "moved file", "~moved", "connected to the inbox source", "copied file"),
 	sees(moved).or("moved ", "moving ").when(fits(`\.(rdr|mif|ddr|smx|svf)\b`)).unless("cannot", "fail"),
-	sees(provided).or("service is ready", "state: ready", "state is ready", "status: ready", "successfully provisioned", "deployment succeeded", "provisioning completed", "state to ready"),
+	sees(provided).or("service is ready", "state: ready", "state is ready", "is readyrole", "state to readyrole", "status: ready", "successfully provisioned", "deployment succeeded", "provisioning completed", "state to ready"),
 	sees(provided, "taskmanager: task [", "] succeeded"),
+	sees(ready).or("service is ready", "state: ready", "state is ready", "is readyrole", "state to ready"),
 	look{mark: answered, test: success, request: true},
 	sees(answered, `"msg":"request `).when(success),
 	sees(answered, "requesturi: ").when(served),
@@ -349,9 +354,9 @@ func ofClientOrPlain(l *line) bool { return l.component == "" || ofClient(l) }
 
 // settled completes the table.
 func settled(table []look) []look {
-	var last []mark // of which the last line matters
+	last := slices.Concat(progress, []mark{fine}) // of which the last line matters
 	for _, r := range rules {
-		last = append(last, r.over...)
+		last = slices.Concat(last, r.over, r.calm)
 	}
 	for i := range table {
 		k := &table[i]

@@ -45,7 +45,23 @@ type logFile struct {
 	ended       []logLife
 	assigned    []assignment
 	notes       []string // what of it could not be read
+	failed      map[failedClient]*failedRun
 }
+
+// failedClient is who was refused what by a web server.
+type failedClient struct {
+	code            catalog.Code
+	address, folder string
+}
+
+// failedRun is how that went on.
+type failedRun struct {
+	last line
+	well *line // a request of the same client to the same folder that was answered after it
+}
+
+// clientsKept is how many refused clients of one file are followed.
+const clientsKept = 1000
 
 // known says whether the file is a log that could be read.
 func (f *logFile) known() bool {
@@ -268,16 +284,17 @@ type observer struct {
 	columns  *accessColumns
 	cells    cells
 	found    candidates
-	address  *line  // the last line with an address of an HTTP request
-	held     []held // lines whose address may follow
-	listing  bool   // what follows is a listing of the directory
-	well     int    // number of the last line that shows work to go well
-	refused  int    // open refusals on paths that need no logon
-	tail     []byte // a copy of the last record that may have a time
+	address  *line           // the last line with an address of an HTTP request
+	held     []held          // lines whose address may follow
+	clients  map[string]bool // addresses whose requests were refused
+	listing  bool            // what follows is a listing of the directory
+	well     int             // number of the last line that shows work to go well
+	refused  int             // open refusals on paths that need no logon
+	tail     []byte          // a copy of the last record that may have a time
 }
 
 func newObserver(name string, limits Limits, left room) *observer {
-	o := &observer{limits: limits, most: sightingLines, ids: min(idsKept, limits.Kept, max(left.ids, 0)), file: &logFile{name: name, seen: map[mark]*sighting{},
+	o := &observer{limits: limits, most: sightingLines, clients: map[string]bool{}, ids: min(idsKept, limits.Kept, max(left.ids, 0)), file: &logFile{name: name, seen: map[mark]*sighting{},
 		attempts: map[string]*waiting{}, links: map[catalog.Code]*linkTrouble{}, ids: map[string]meeting{}}}
 	if left.memory < limits.Memory/2 {
 		o.most = fewSightingLines
@@ -550,7 +567,7 @@ func (o *observer) request(raw []byte, number int) bool {
 	}
 	status, stem := o.cells.number(where.code), o.cells.at(where.stem)
 	if status < 400 && o.refused == 0 && !begins(stem, windowsAuthFolder) && !begins(stem, administration) && !begins(stem, windowsAuthData) &&
-		(status/100 != 2 || o.full(o.file.seen[answered]) || !ofManagementPoint(string(stem))) {
+		(status/100 != 2 || o.full(o.file.seen[answered]) || !ofManagementPoint(string(stem))) && (len(o.clients) == 0 || !o.clients[string(o.cells.at(where.client))]) {
 		o.file.kinds[accessLine]++
 		o.keepTime(raw, number, true)
 		return true
@@ -622,17 +639,34 @@ func (o *observer) see(l line, found *candidates) {
 	}
 	o.handshake(l)
 	marked := o.own(l)
+	symptom, failed := marked, false
 	o.each(&l, found, func(k *look) {
-		if k.matches(&l) {
-			if sideChannel(&l) && slices.Contains(wayCodes, catalog.Code(k.mark)) {
-				marked = true // its client gets on without it
-				return
-			}
-			o.mark(k.mark, l)
-			marked = marked || k.mark != serverError
-			o.listing = o.listing || k.mark == listing
+		if !k.matches(&l) {
+			return
 		}
+		_, known := catalog.Lookup(catalog.Code(k.mark))
+		switch {
+		case sideChannel(&l) && slices.Contains(wayCodes, catalog.Code(k.mark)):
+			marked = true // its client gets on without it
+			return
+		case k.mark == notForwarded:
+			failed = true
+			return
+		case k.request && known:
+			o.fail(catalog.Code(k.mark), &l)
+		}
+		o.mark(k.mark, l)
+		symptom = symptom || known
+		marked = marked || k.mark != serverError
+		o.listing = o.listing || k.mark == listing
 	})
+	if failed && !symptom {
+		o.mark(notForwarded, l)
+		marked = true
+	}
+	if l.access != nil && l.access.Status/100 == 2 && o.clients[l.access.ClientAddress] {
+		o.succeed(&l)
+	}
 	o.lifetime.observe(f, &l)
 	switch {
 	case marked:
@@ -678,6 +712,34 @@ var requestLooks = sync.OnceValue(func() (all []int) {
 	}
 	return all
 })
+
+// fail follows a client whose request a web server refused with what a symptom is made of.
+func (o *observer) fail(code catalog.Code, l *line) {
+	if o.file.failed == nil {
+		o.file.failed = map[failedClient]*failedRun{}
+	}
+	client := failedClient{code, l.access.ClientAddress, folderOfStem(l.access.Stem)}
+	run := o.file.failed[client]
+	if run == nil {
+		if len(o.file.failed) >= clientsKept {
+			return
+		}
+		run = &failedRun{}
+		o.file.failed[client] = run
+		o.clients[client.address] = true
+	}
+	run.last, run.well = l.short(), nil
+}
+
+// succeed notes that a client got through that was refused before.
+func (o *observer) succeed(l *line) {
+	for client, run := range o.file.failed {
+		if run.well == nil && client.address == l.access.ClientAddress && client.folder == folderOfStem(l.access.Stem) {
+			well := l.short()
+			run.well = &well
+		}
+	}
+}
 
 func (o *observer) mark(m mark, l line) {
 	f := o.file
