@@ -186,7 +186,7 @@ func cutCommandLine(t *timeline) []finding {
 // automaticSite finds the site code AUTO with a gateway, and no registration after it.
 func automaticSite(t *timeline) (found []finding) {
 	for _, given := range t.firsts(autoSite) {
-		works := slices.ContainsFunc(t.of(&given, registered, cached, replied), func(s *sighting) bool { return after(&s.last, &given) })
+		works := slices.ContainsFunc(t.of(&given, registered, replied), func(s *sighting) bool { return after(&s.last, &given) })
 		if !works {
 			found = append(found, finding{code: catalog.SymptomAutomaticSite, sure: Likely, lines: []line{given}, last: given, count: 1})
 		}

@@ -488,7 +488,7 @@ var troubleWords = []string{" error", "error ", "error:", "error=", "error(", "e
 
 // noTrouble are sentences with such a word that say that there is none, and those that every client writes that is away from its
 // company's network: no site of the directory, no WINS, no service record.
-var noTrouble = regexp.MustCompile(`lsgetadsitename\(\) failed|sms_slp.{0,40} wins|dns service record|lsissitecompatible|\b(?:no|0|without|keine|ohne|aucune?|sans) (?:errors?|failed|failures?|fehler|erreurs?)\b|(?:errors?|failed|fehler|erreurs?)[a-z]*(?: code)?[ :=]+"?(?:0x0+|0)(?:[^0-9a-fx]|$)|error_success|if .* failed`)
+var noTrouble = regexp.MustCompile(`failed to open to wmi namespace|^can't open process|lsgetadsitename\(\) failed|sms_slp.{0,40} wins|dns service record|lsissitecompatible|\b(?:no|0|without|keine|ohne|aucune?|sans) (?:errors?|failed|failures?|fehler|erreurs?)\b|(?:errors?|failed|fehler|erreurs?)[a-z]*(?: code)?[ :=]+"?(?:0x0+|0)(?:[^0-9a-fx]|$)|error_success|if .* failed`)
 
 func hexadecimal(digits string) (n uint64) {
 	for _, digit := range strings.ToLower(digits) {

@@ -49,6 +49,7 @@ type Report struct {
 
 	Looked []string       // what was read, for a person
 	over   []catalog.Code // of Also, what is history
+	others []catalog.Code // of Also, what other devices met
 	Events []Event        // the story in the order of time, for a picture
 }
 
@@ -104,6 +105,9 @@ func (r Report) Standing(v Verdict) string {
 	if slices.Contains(r.over, v.Code) {
 		return "is over"
 	}
+	if slices.Contains(r.others, v.Code) {
+		return "of another device"
+	}
 	return string(v.Sure)
 }
 
@@ -123,15 +127,16 @@ func judge(t *timeline, notes []string) Report {
 	findings := current(t, append(t.findings(logons), logons...))
 	report := Report{Looked: t.looked(), Undecided: slices.Clone(notes)}
 	active, past := divide(findings)
+	active, others := t.setAside(active)
 	first := roots(active)
 	unknown, recovered := t.recovered(append(t.refusals(first), t.unknown()...))
 	switch works := t.works(); {
 	case len(first) > 0:
 		report.blame(t, first[0], active)
 	case len(works) > 0 && len(unknown)-recovered == 0 && t.enough(works, open):
-		report.healthy(works, len(open) > 0 || recovered > 0 || slices.ContainsFunc(past, finding.vague))
+		report.healthy(works, len(open)+len(others) > 0 || recovered > 0 || slices.ContainsFunc(past, finding.vague))
 	}
-	report.also(active, past)
+	report.also(slices.Concat(active, others), past)
 	report.harmless(t)
 	report.Undecided = append(report.Undecided, unknown...)
 	for _, l := range open[:min(len(open), mostPlaces)] {
@@ -139,6 +144,10 @@ func judge(t *timeline, notes []string) Report {
 	}
 	if more := len(open) - mostPlaces; more > 0 {
 		report.undecided("the same of %s more", number(more, "client"))
+	}
+	for _, f := range others {
+		report.others = append(report.others, f.code)
+		report.undecided("%s %s (%s) is of another device, as far as these logs tell: nearly all others were served there, and no client's log shows that answer", f.code, titleOf(f.code), place(&f.lines[0]))
 	}
 	for _, f := range past {
 		sentence := fmt.Sprintf("%s was seen %s until %s, and is over since %s: whether it comes again, the logs do not say", f.code, times(f.count), place(&f.last), place(f.over))
@@ -153,6 +162,59 @@ func judge(t *timeline, notes []string) Report {
 	}
 	report.Events = t.events(&report, active, past, t.works())
 	return report
+}
+
+// setAside takes out what a server refused to one device among many that it served, where the logs of clients are there and show other things: every server of a
+// site has such lines every day.
+func (t *timeline) setAside(active []finding) (kept, others []finding) {
+	if !slices.ContainsFunc(t.files, func(f *logFile) bool { return f.client }) {
+		return active, nil
+	}
+	for i := range active {
+		f := &active[i]
+		shown := slices.ContainsFunc(active, func(effect finding) bool {
+			r := ruleOf(effect.code)
+			return (slices.Contains(r.follows, f.code) || slices.Contains(r.partOf, f.code)) && !sameLog(&effect.lines[0], &f.lines[0])
+		})
+		if answer, ok := ofOneDevice[f.code]; ok && !shown && t.among(f) && !t.met(answer) {
+			others = append(others, *f)
+			continue
+		}
+		kept = append(kept, *f)
+	}
+	if len(roots(kept)) == 0 && !t.clientWorks() {
+		return active, nil
+	}
+	return kept, others
+}
+
+// manyServed is how many records of a server's log are of others, for each that was refused.
+const manyServed = 20
+
+// among says whether the lines of a finding are few in the logs that they are in, which are no client's.
+func (t *timeline) among(f *finding) bool {
+	for _, s := range t.seen[mark(f.code)] {
+		for _, file := range t.logs[generations(s.last.file)] {
+			if file.name == s.last.file && (file.client || file.lines < manyServed*s.count) {
+				return false
+			}
+		}
+	}
+	return len(t.seen[mark(f.code)]) > 0
+}
+
+// met says whether a client or a connection point met the answer.
+func (t *timeline) met(answer clientMet) bool {
+	return slices.ContainsFunc(t.sightings(answer.marks...), func(s *sighting) bool {
+		return answer.form == nil || answer.form.MatchString(s.last.low) || slices.ContainsFunc(s.lines, func(l line) bool { return answer.form.MatchString(l.low) })
+	})
+}
+
+// clientWorks says whether the work of a client goes well.
+func (t *timeline) clientWorks() bool {
+	return slices.ContainsFunc(t.files, func(f *logFile) bool {
+		return f.client && slices.ContainsFunc(working, func(m mark) bool { return f.seen[m] != nil })
+	})
 }
 
 // mostPlaces is how many places of one kind are named.
@@ -317,23 +379,28 @@ func quiet(t *timeline, sightings []*sighting) (since *line) {
 	return since
 }
 
-// through returns the last request that shows that all clients which a web server refused with a symptom got through later; nil when one did not, or when
-// other logs show the symptom.
+// through returns the last request that shows that a web server refuses a symptom's clients no more: all got through later, or so many did for so long that it was
+// the server's affair; nil when one did not, or when other logs show the symptom.
 func (t *timeline) through(code catalog.Code, sightings []*sighting) (since *line) {
 	for _, s := range sightings {
 		if s.last.access == nil {
 			return nil
 		}
 	}
+	clients, well := 0, 0
+	var last time.Time // that one was refused
 	for _, f := range t.files {
 		for client, run := range f.failed {
 			if client.code != code {
 				continue
 			}
-			if run.well == nil {
-				return nil
+			if clients++; run.last.time.After(last) {
+				last = run.last.time
 			}
-			if since == nil || after(run.well, since) {
+			if run.well == nil {
+				continue
+			}
+			if well++; since == nil || after(run.well, since) {
 				since = run.well
 			}
 		}
@@ -341,7 +408,10 @@ func (t *timeline) through(code catalog.Code, sightings []*sighting) (since *lin
 			return nil
 		}
 	}
-	return since
+	if well == clients || well >= 3 && 4*well >= clients && since.time.Sub(last) >= quietTime {
+		return since
+	}
+	return nil
 }
 
 // vague says whether nothing but replies of another host, or of one that is not named, show that the way to a gateway is free again.
@@ -758,7 +828,7 @@ func (t *timeline) unknown() (all []string) {
 	return all
 }
 
-var digits = regexp.MustCompile(`[0-9]+`)
+var digits = regexp.MustCompile(`[0-9a-f]{8}[-_][0-9a-f_-]{27}|[0-9]+`)
 
 // filesNamed is how many files are named of which nothing is known.
 const filesNamed = 5

@@ -3,6 +3,7 @@ package explain
 import (
 	"bytes"
 	"cmp"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -46,6 +47,7 @@ type logFile struct {
 	assigned    []assignment
 	notes       []string // what of it could not be read
 	failed      map[failedClient]*failedRun
+	client      bool // lines of a client are in it
 }
 
 // failedClient is who was refused what by a web server.
@@ -140,6 +142,10 @@ func (f *logFile) size() int64 {
 		of(a.l)
 	}
 	of(f.unknown.lines...)
+	for _, run := range f.failed {
+		size += 256
+		of(run.last)
+	}
 	return size
 }
 
@@ -639,6 +645,7 @@ func (o *observer) see(l line, found *candidates) {
 	}
 	o.handshake(l)
 	marked := o.own(l)
+	f.client = f.client || l.component != "" && ofClient(&l)
 	symptom, failed := marked, false
 	o.each(&l, found, func(k *look) {
 		if !k.matches(&l) {
@@ -664,7 +671,7 @@ func (o *observer) see(l line, found *candidates) {
 		o.mark(notForwarded, l)
 		marked = true
 	}
-	if l.access != nil && l.access.Status/100 == 2 && o.clients[l.access.ClientAddress] {
+	if l.access != nil && o.clients[l.access.ClientAddress] {
 		o.succeed(&l)
 	}
 	o.lifetime.observe(f, &l)
@@ -731,10 +738,13 @@ func (o *observer) fail(code catalog.Code, l *line) {
 	run.last, run.well = l.short(), nil
 }
 
-// succeed notes that a client got through that was refused before.
+// succeed notes that a client got through that was refused before: it was answered, or failed with what comes after its certificate was accepted.
 func (o *observer) succeed(l *line) {
 	for client, run := range o.file.failed {
-		if run.well == nil && client.address == l.access.ClientAddress && client.folder == folderOfStem(l.access.Stem) {
+		if run.well != nil || client.address != l.access.ClientAddress || client.folder != folderOfStem(l.access.Stem) {
+			continue
+		}
+		if status := l.access.Status; status/100 == 2 || run.last.access.Status == http.StatusForbidden && status/100 == 5 {
 			well := l.short()
 			run.well = &well
 		}
