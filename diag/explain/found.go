@@ -139,9 +139,13 @@ func (t *timeline) poolAccount(name string) bool {
 }
 
 func ownerName(l *line) string {
-	name, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(l.low), "cn="), ",")
-	return name
+	if found := ownerForm.FindStringSubmatch(l.low); found != nil {
+		return found[1]
+	}
+	return ""
 }
+
+var ownerForm = regexp.MustCompile(`\bcn=([^,]+),`)
 
 // switchedOffForSetup finds a revocation check that was switched off for the installation, which went well, and fails later (S2:L227).
 func switchedOffForSetup(t *timeline) (found []finding) {

@@ -302,11 +302,19 @@ func refused(status int, subStatuses ...int) func(*line) bool {
 }
 
 // foreign tests for a request of a program that is no client of a site: a browser, a scanner. What such a one is refused says nothing of the site.
+// People ask the administration service with a browser or a script.
 func foreign(l *line) bool {
-	return l.access != nil && strangers.MatchString(l.access.UserAgent)
+	if l.access == nil {
+		return false
+	}
+	agent := strings.ToLower(l.access.UserAgent[:min(len(l.access.UserAgent), 200)])
+	return containsAny(agent, scanners) || !ofAdministration(l) && containsAny(agent, browsers)
 }
 
-var strangers = regexp.MustCompile(`(?i)mozilla/5|nessus|qualys|nmap|rapid7|scan|curl|python|go-http|wget|zgrab|\bbot\b`)
+var (
+	scanners = []string{"nessus", "qualys", "nmap", "rapid7", "scan", "zgrab", "nikto", "bot/", "bot+"}
+	browsers = []string{"mozilla/5", "curl", "python", "go-http", "wget", "miniredir"}
+)
 
 // logonError tests an access line of a management point for a logon that Windows refused with that error.
 func logonError(number uint32) func(*line) bool {

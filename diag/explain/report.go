@@ -150,7 +150,7 @@ func judge(t *timeline, notes []string) Report {
 		report.undecided("%s %s (%s) is of another device, as far as these logs tell: nearly all others were served there, and no client's log shows that answer", f.code, titleOf(f.code), place(&f.lines[0]))
 	}
 	for _, f := range past {
-		sentence := fmt.Sprintf("%s was seen %s until %s, and is over since %s: whether it comes again, the logs do not say", f.code, times(f.count), place(&f.last), place(f.over))
+		sentence := fmt.Sprintf("%s was seen %s until %s, and is over since %s: whether it comes again, the logs do not say", f.code, times(f.count), place(&f.last), place(t.firstWell(&f)))
 		report.over = append(report.over, f.code)
 		report.Undecided = append(report.Undecided, sentence)
 	}
@@ -164,12 +164,9 @@ func judge(t *timeline, notes []string) Report {
 	return report
 }
 
-// setAside takes out what a server refused to one device among many that it served, where the logs of clients are there and show other things: every server of a
-// site has such lines every day.
+// setAside takes out what a server refused to one device among many that it served, and no client's log shows: every server of a site has such lines every day.
+// Where there is nothing else, it is the verdict, and less sure, unless the logs of clients show that they are well.
 func (t *timeline) setAside(active []finding) (kept, others []finding) {
-	if !slices.ContainsFunc(t.files, func(f *logFile) bool { return f.client }) {
-		return active, nil
-	}
 	for i := range active {
 		f := &active[i]
 		shown := slices.ContainsFunc(active, func(effect finding) bool {
@@ -182,10 +179,15 @@ func (t *timeline) setAside(active []finding) (kept, others []finding) {
 		}
 		kept = append(kept, *f)
 	}
-	if len(roots(kept)) == 0 && !t.clientWorks() {
-		return active, nil
+	if len(roots(kept)) > 0 || t.clientWorks() {
+		return kept, others
 	}
-	return kept, others
+	for i := range active {
+		if slices.ContainsFunc(others, func(f finding) bool { return f.code == active[i].code }) {
+			active[i].sure = Likely
+		}
+	}
+	return active, nil
 }
 
 // manyServed is how many records of a server's log are of others, for each that was refused.
@@ -193,20 +195,22 @@ const manyServed = 20
 
 // among says whether the lines of a finding are few in the logs that they are in, which are no client's.
 func (t *timeline) among(f *finding) bool {
-	for _, s := range t.seen[mark(f.code)] {
-		for _, file := range t.logs[generations(s.last.file)] {
-			if file.name == s.last.file && (file.client || file.lines < manyServed*s.count) {
-				return false
-			}
-		}
+	sightings := t.seen[mark(f.code)]
+	if len(sightings) == 0 { // read from several lines, of one log each
+		sightings = []*sighting{{last: f.last, count: f.count}}
 	}
-	return len(t.seen[mark(f.code)]) > 0
+	return !slices.ContainsFunc(sightings, func(s *sighting) bool {
+		return slices.ContainsFunc(t.logs[generations(s.last.file)], func(file *logFile) bool {
+			return file.name == s.last.file && (file.client || file.lines < manyServed*s.count)
+		})
+	})
 }
 
 // met says whether a client or a connection point met the answer.
 func (t *timeline) met(answer clientMet) bool {
 	return slices.ContainsFunc(t.sightings(answer.marks...), func(s *sighting) bool {
-		return answer.form == nil || answer.form.MatchString(s.last.low) || slices.ContainsFunc(s.lines, func(l line) bool { return answer.form.MatchString(l.low) })
+		l := &s.last
+		return (ofClient(l) || ofConnector(l)) && (answer.form == nil || answer.form.MatchString(l.low) || slices.ContainsFunc(s.lines, func(l line) bool { return answer.form.MatchString(l.low) }))
 	})
 }
 
@@ -382,36 +386,28 @@ func quiet(t *timeline, sightings []*sighting) (since *line) {
 // through returns the last request that shows that a web server refuses a symptom's clients no more: all got through later, or so many did for so long that it was
 // the server's affair; nil when one did not, or when other logs show the symptom.
 func (t *timeline) through(code catalog.Code, sightings []*sighting) (since *line) {
-	for _, s := range sightings {
-		if s.last.access == nil {
-			return nil
-		}
+	all := t.failed[code]
+	if all == nil || all.more || slices.ContainsFunc(sightings, func(s *sighting) bool { return s.last.access == nil }) {
+		return nil
 	}
-	clients, well := 0, 0
-	var last time.Time // that one was refused
-	for _, f := range t.files {
-		for client, run := range f.failed {
-			if client.code != code {
-				continue
-			}
-			if clients++; run.last.time.After(last) {
-				last = run.last.time
-			}
-			if run.well == nil {
-				continue
-			}
-			if well++; since == nil || after(run.well, since) {
-				since = run.well
-			}
-		}
-		if len(f.failed) >= clientsKept {
-			return nil
-		}
-	}
-	if well == clients || well >= 3 && 4*well >= clients && since.time.Sub(last) >= quietTime {
-		return since
+	if all.well == all.count || all.well >= 3 && 4*all.well >= all.count && all.since.time.Sub(all.last) >= quietTime {
+		return all.since
 	}
 	return nil
+}
+
+// firstWell returns the first line that is kept of what ended a finding.
+func (t *timeline) firstWell(f *finding) *line {
+	first := f.over
+	for _, m := range good {
+		for _, s := range t.ofLog[generations(f.over.file)][m] {
+			at := slices.IndexFunc(s.lines, func(l line) bool { return after(&l, &f.last) })
+			if at >= 0 && s.last.number == f.over.number && s.last.file == f.over.file && after(first, &s.lines[at]) {
+				first = &s.lines[at]
+			}
+		}
+	}
+	return first
 }
 
 // vague says whether nothing but replies of another host, or of one that is not named, show that the way to a gateway is free again.

@@ -112,8 +112,10 @@ var (
 		mark(catalog.SymptomConnectorForbidden), mark(catalog.SymptomConnectorWebException), mark(catalog.SymptomClientCertificateUnusable)}, form: regexp.MustCompile(`\b403\b|forbidden|clientcertificate|private key|certificate`)}
 	metUnauthorized = clientMet{marks: []mark{reached, refusal, noTokenCode, mark(catalog.SymptomGatewayInvalidToken), mark(catalog.SymptomConnectorUnauthorized), mark(catalog.SymptomNothingToAuthenticateWith),
 		mark(catalog.SymptomDownloadUnauthenticated)}, form: regexp.MustCompile(`\b401\b|0x87d0027e|token`)}
+	metNotTaken = clientMet{marks: []mark{reached, refusal, companion, contentFailed, mark(catalog.SymptomSetupPropfind), mark(catalog.SymptomFilteredOnTheWay)},
+		form: regexp.MustCompile(`\b(404|405|413)\b|propfind|dav`)}
 	metRejected = clientMet{marks: []mark{mark(catalog.SymptomRegistrationRejected), mark(catalog.SymptomRegistrationReset), mark(catalog.SymptomRegistrationPending), mark(catalog.SymptomNotApproved), transient,
-		postFailed, noTokenCode}}
+		postFailed, noTokenCode}, form: regexp.MustCompile(`regist|regtask|approval`)}
 )
 
 // ofOneDevice are refusals of a server that concern the device that asked, and how its own log shows them.
@@ -122,7 +124,9 @@ var ofOneDevice = map[catalog.Code]clientMet{
 	catalog.SymptomCertificateUntrusted: metForbidden, catalog.SymptomCertificateOutOfDate: metForbidden,
 	catalog.SymptomTokenLifetimeOver: metUnauthorized, catalog.SymptomTokenBlocked: metUnauthorized, catalog.SymptomAllTokensRejected: metUnauthorized,
 	catalog.SymptomRootNotInTrustList: metRejected, catalog.SymptomClientCertificateExpired: metRejected, catalog.SymptomCertificateRevoked: metRejected,
-	catalog.SymptomRegistrationBodyInvalid: metRejected, catalog.SymptomDeviceBlocked: metRejected,
+	catalog.SymptomRegistrationBodyInvalid: metRejected, catalog.SymptomDeviceBlocked: metRejected, catalog.SymptomRecordBad: metRejected,
+	catalog.SymptomRequestFiltered: metNotTaken, catalog.SymptomPropfindRefused: metNotTaken,
+	catalog.SymptomNegotiateFailed: metUnauthorized, catalog.SymptomAccessLogonFailed: metUnauthorized,
 }
 
 // entraCodes are the reasons for which a tenant gives no token.
@@ -261,7 +265,7 @@ var rules = []rule{
 	{code: catalog.SymptomInboxSource, over: []mark{moved}},
 
 	{code: catalog.SymptomConnectorUnauthorized, own: true, over: []mark{cached}, partOf: []catalog.Code{catalog.SymptomManagementPointWithToken},
-		follows: []catalog.Code{catalog.SymptomTokenLifetimeOver, catalog.SymptomTokenAudienceUnknown, catalog.SymptomDatabaseLogin}},
+		follows: []catalog.Code{catalog.SymptomTokenLifetimeOver, catalog.SymptomTokenAudienceUnknown, catalog.SymptomDatabaseLogin, catalog.SymptomMediaTokenExpired}},
 	{code: catalog.SymptomNothingToAuthenticateWith, own: true, weak: 1, over: []mark{cached},
 		follows: slices.Concat([]catalog.Code{catalog.SymptomGatewayInvalidToken, catalog.SymptomConnectorUnauthorized, catalog.SymptomTokenLifetimeOver, catalog.SymptomConnectorInternalServerError}, wayCodes, entraCodes)},
 	{code: catalog.SymptomDownloadUnauthenticated, own: true, weak: 1, over: []mark{cached},

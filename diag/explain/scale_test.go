@@ -151,6 +151,28 @@ func TestManyLogons(t *testing.T) {
 	}
 }
 
+// Of the clients that a web server refuses, so many are followed, and no more: then it is not said that all got through.
+func TestManyClientsRefused(t *testing.T) {
+	for clients, want := range map[int]bool{10: true, clientsKept - 1: true, 3 * clientsKept: false} {
+		o := newObserver("u_ex.log", DefaultLimits(), room{memory: 1 << 40})
+		at := time.Date(2024, 3, 11, 0, 0, 0, 0, time.UTC)
+		for _, answer := range []string{"403 7 64", "200 0 0"} {
+			for i := range clients {
+				at = at.Add(time.Second)
+				o.record(fmt.Appendf(nil, "%s 10.0.0.5 CCM_POST /ccm_system/request - 443 - 10.1.%d.%d ccmhttp %s", at.Format(time.DateTime), i/250, i%250, answer), 1)
+			}
+		}
+		f := o.end()
+		if len(f.failed) > clientsKept {
+			t.Errorf("of %d clients %d are followed", clients, len(f.failed))
+		}
+		tl := merge([]*logFile{f})
+		if over := tl.through(catalog.SymptomAccessClientCertificateMissing, tl.seen[mark(catalog.SymptomAccessClientCertificateMissing)]); (over != nil) != want {
+			t.Errorf("of %d clients, all let in later: over is %v", clients, over != nil)
+		}
+	}
+}
+
 // What a client was refused is over when it is let in later, in a conversation of its own, and goes on when it is refused again.
 func TestARefusedClientThatIsLetIn(t *testing.T) {
 	const first, second, well = "401 2 2148074254", "401 1 2148074252", "200 0 0"

@@ -21,7 +21,7 @@ var looks = settled([]look{
 	says(catalog.SymptomServiceUnknown).or("kdc_err_s_principal_unknown", "server not found in kerberos database"),
 	failure(catalog.SymptomServiceUnknown, targetUnknown),
 	sees(listedName, "http/").when(fits(`^\s*http/[a-z0-9.-]+\s*$`)),
-	sees(listedName, "cn=").when(fits(`^\s*cn=[^,]+,(cn|ou|dc)=`)),
+	sees(listedName, "cn=").when(fits(`(?:^|\s)cn=[^,]+,(?:cn|ou|dc)=[^:]*:?\s*$`)),
 	sees(poolUser, "<processmodel", `username="`),
 	sees(listing).or("checking domain dc=", "existing spn found", "registered serviceprincipalnames"),
 	says(catalog.SymptomKernelMode, "<windowsauthentication", `usekernelmode="true"`).unless(`useapppoolcredentials="true"`, `enabled="false"`),
@@ -345,6 +345,9 @@ func never(*line) bool { return false }
 // Components of a client.
 var ofClient = of("locationservices", "ccmsetup", "ccmmessaging", "clientidmanager", "clientlocation", "datatransfer", "adaloperation", "clientauth", "ccmexec", "certificatemaintenance",
 	"notificationagent", "contenttransfer", "policyagent", "internetproxy")
+
+// ofConnector tests for a line of a connection point.
+var ofConnector = of("proxyconnector", "proxy_connector")
 
 // ofContent tests for a line of what downloads content.
 var ofContent = of("datatransfer", "contenttransfer", "contentaccess", "cas")

@@ -28,6 +28,15 @@ type timeline struct {
 	ended    []logLife                     // tokens met after their end
 	assigned []assignment
 	over     map[catalog.Code]*line // what is history, as far as it was asked
+	failed   map[catalog.Code]*failedClients
+}
+
+// failedClients is how those went on whom web servers refused with one symptom.
+type failedClients struct {
+	count, well int
+	last        time.Time // that one was refused
+	since       *line     // the last that got through
+	more        bool      // there were more than are followed
 }
 
 // logFile is what one file says.
@@ -164,7 +173,7 @@ type assignment struct {
 // merge makes the timeline of files. The files stay as they are, so that they can be merged again.
 func merge(files []*logFile) *timeline {
 	t := &timeline{seen: map[mark][]*sighting{}, machines: map[string]map[mark][]*sighting{}, logs: map[string][]*logFile{}, ofLog: map[string]map[mark][]*sighting{},
-		attempts: map[string][]attempt{}, links: map[string]*linkTrouble{}, ids: map[string]map[string]meeting{}, over: map[catalog.Code]*line{}}
+		attempts: map[string][]attempt{}, links: map[string]*linkTrouble{}, ids: map[string]map[string]meeting{}, over: map[catalog.Code]*line{}, failed: map[catalog.Code]*failedClients{}}
 	t.files = slices.SortedStableFunc(slices.Values(files), func(a, b *logFile) int { return cmp.Compare(a.name, b.name) })
 	for _, f := range t.files {
 		log := generations(f.name)
@@ -179,12 +188,35 @@ func merge(files []*logFile) *timeline {
 		for id, at := range f.ids {
 			t.meet(id, folderOf(f.name), at)
 		}
+		t.follow(f)
 		t.ended = append(t.ended, f.ended...)
 		t.assigned = append(t.assigned, f.assigned...)
 	}
 	t.correct()
 	t.index()
 	return t
+}
+
+// follow adds what became of the clients that a web server refused.
+func (t *timeline) follow(f *logFile) {
+	for client, run := range f.failed {
+		all := t.failed[client.code]
+		if all == nil {
+			all = &failedClients{}
+			t.failed[client.code] = all
+		}
+		all.count++
+		all.more = all.more || len(f.failed) >= clientsKept
+		if run.last.time.After(all.last) {
+			all.last = run.last.time
+		}
+		if run.well == nil {
+			continue
+		}
+		if all.well++; all.since == nil || after(run.well, all.since) {
+			all.since = run.well
+		}
+	}
 }
 
 // sightingsOfMachine is how many files of one machine are compared with each other for one mark; a machine has fewer logs.
@@ -290,17 +322,17 @@ type observer struct {
 	columns  *accessColumns
 	cells    cells
 	found    candidates
-	address  *line           // the last line with an address of an HTTP request
-	held     []held          // lines whose address may follow
-	clients  map[string]bool // addresses whose requests were refused
-	listing  bool            // what follows is a listing of the directory
-	well     int             // number of the last line that shows work to go well
-	refused  int             // open refusals on paths that need no logon
-	tail     []byte          // a copy of the last record that may have a time
+	address  *line                     // the last line with an address of an HTTP request
+	held     []held                    // lines whose address may follow
+	clients  map[string][]failedClient // whose requests were refused, by address
+	listing  bool                      // what follows is a listing of the directory
+	well     int                       // number of the last line that shows work to go well
+	refused  int                       // open refusals on paths that need no logon
+	tail     []byte                    // a copy of the last record that may have a time
 }
 
 func newObserver(name string, limits Limits, left room) *observer {
-	o := &observer{limits: limits, most: sightingLines, clients: map[string]bool{}, ids: min(idsKept, limits.Kept, max(left.ids, 0)), file: &logFile{name: name, seen: map[mark]*sighting{},
+	o := &observer{limits: limits, most: sightingLines, clients: map[string][]failedClient{}, ids: min(idsKept, limits.Kept, max(left.ids, 0)), file: &logFile{name: name, seen: map[mark]*sighting{},
 		attempts: map[string]*waiting{}, links: map[catalog.Code]*linkTrouble{}, ids: map[string]meeting{}}}
 	if left.memory < limits.Memory/2 {
 		o.most = fewSightingLines
@@ -347,6 +379,9 @@ func (o *observer) record(raw []byte, number int) {
 	case k == accessLine && o.request(raw, number):
 		return
 	}
+	if k == plainLine && !o.listing {
+		o.listing = bytes.Contains(raw, accountStart) && bytes.Contains(raw, accountEnd)
+	}
 	m := theMatcher()
 	m.find(raw, &o.found)
 	if k == clientLine {
@@ -373,6 +408,9 @@ func (o *observer) record(raw []byte, number int) {
 		o.observe(l, nil)
 	}
 }
+
+// A distinguished name in a plain line begins a listing of the directory, whatever the language of the sentence around it.
+var accountStart, accountEnd = []byte("CN="), []byte(",DC=")
 
 // keepTime notes the first time of the file, and what to read the last one from.
 func (o *observer) keepTime(raw []byte, number int, timed bool) {
@@ -573,7 +611,7 @@ func (o *observer) request(raw []byte, number int) bool {
 	}
 	status, stem := o.cells.number(where.code), o.cells.at(where.stem)
 	if status < 400 && o.refused == 0 && !begins(stem, windowsAuthFolder) && !begins(stem, administration) && !begins(stem, windowsAuthData) &&
-		(status/100 != 2 || o.full(o.file.seen[answered]) || !ofManagementPoint(string(stem))) && (len(o.clients) == 0 || !o.clients[string(o.cells.at(where.client))]) {
+		(status/100 != 2 || o.full(o.file.seen[answered]) || !ofManagementPoint(string(stem))) && (len(o.clients) == 0 || o.clients[string(o.cells.at(where.client))] == nil) {
 		o.file.kinds[accessLine]++
 		o.keepTime(raw, number, true)
 		return true
@@ -671,7 +709,7 @@ func (o *observer) see(l line, found *candidates) {
 		o.mark(notForwarded, l)
 		marked = true
 	}
-	if l.access != nil && o.clients[l.access.ClientAddress] {
+	if l.access != nil {
 		o.succeed(&l)
 	}
 	o.lifetime.observe(f, &l)
@@ -691,7 +729,7 @@ func (o *observer) see(l line, found *candidates) {
 // each calls act with the looks that may match a line.
 func (o *observer) each(l *line, found *candidates, act func(*look)) {
 	if l.access != nil { // what a request is called is not what the server says
-		if foreign(l) && !ofAdministration(l) {
+		if foreign(l) {
 			return
 		}
 		for _, i := range requestLooks() {
@@ -733,15 +771,16 @@ func (o *observer) fail(code catalog.Code, l *line) {
 		}
 		run = &failedRun{}
 		o.file.failed[client] = run
-		o.clients[client.address] = true
+		o.clients[client.address] = append(o.clients[client.address], client)
 	}
 	run.last, run.well = l.short(), nil
 }
 
 // succeed notes that a client got through that was refused before: it was answered, or failed with what comes after its certificate was accepted.
 func (o *observer) succeed(l *line) {
-	for client, run := range o.file.failed {
-		if run.well != nil || client.address != l.access.ClientAddress || client.folder != folderOfStem(l.access.Stem) {
+	for _, client := range o.clients[l.access.ClientAddress] {
+		run := o.file.failed[client]
+		if run.well != nil || client.folder != folderOfStem(l.access.Stem) {
 			continue
 		}
 		if status := l.access.Status; status/100 == 2 || run.last.access.Status == http.StatusForbidden && status/100 == 5 {
@@ -948,10 +987,10 @@ func earlier(a, b line) int {
 }
 
 // machineOf is what the files of one machine have in common: their folder. Of a client it is the one above those of its setup
-// and of its work, which have two (ccmsetup/Logs and CCM/Logs).
+// and of its work, which have two (ccmsetup/Logs and CCM/Logs), of a server those of the site, of the management point and of the web server.
 func machineOf(file string) string {
 	folder := folderOf(file)
-	for _, own := range []string{"logs", "ccm", "ccmsetup"} {
+	for _, own := range []string{"w3svc1", "logfiles", "logs", "inetpub", "sms_ccm", "sms", "ccm", "ccmsetup"} {
 		at := len(folder) - len(own)
 		if at >= 0 && strings.EqualFold(folder[at:], own) && (at == 0 || folder[at-1] == '/' || folder[at-1] == '!') {
 			folder = folder[:max(at-1, 0)]

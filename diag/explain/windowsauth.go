@@ -108,7 +108,7 @@ func (o *observer) handshake(l line) {
 		return
 	}
 	door := doorOf(&l)
-	if door != doorAdministration && foreign(&l) || door == doorWindows && r.Method == http.MethodGet && strings.EqualFold(folderOfStem(r.Stem), windowsAuthFolder[1:]) {
+	if foreign(&l) || door == doorWindows && r.Method == http.MethodGet && strings.EqualFold(folderOfStem(r.Stem), windowsAuthFolder[1:]) {
 		return // clients post there; a scanner asks
 	}
 	if door == "" || door == doorOpen && r.Status == http.StatusUnauthorized && r.SubStatus != 1 && r.SubStatus != 2 {
