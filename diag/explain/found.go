@@ -248,7 +248,11 @@ func postFailedBy500(t *timeline) (found []finding) {
 		switch told := t.of(&failed, reached, mark(catalog.SymptomConnectorInternalServerError)); {
 		case len(t.of(&failed, mark(catalog.SymptomConnectorInternalServerError))) > 0: // the connection point's word
 		case len(statuses) > 0:
-			found = append(found, pair(catalog.SymptomPostFailed500, Likely, failed, statuses[0].lines[0]))
+			f := pair(catalog.SymptomPostFailed500, Likely, failed, statuses[0].lines[0])
+			if len(t.seen[mark(catalog.SymptomDatabaseLogin)]) > 0 && len(t.seen[mark(catalog.SymptomPostFailed500)]) == 0 {
+				f.because = catalog.SymptomDatabaseLogin // no server says that it is a module
+			}
+			found = append(found, f)
 		case len(told) == 0 && strings.Contains(failed.low, "windowsauth"):
 			found = append(found, finding{code: catalog.SymptomPostFailed500, sure: Likely, lines: cut(s.lines), last: s.last, count: s.count})
 		}

@@ -65,7 +65,9 @@ const (
 	reached       mark = "reached" // a server answered with an HTTP status, whichever
 	listedTwice   mark = "name on several accounts"
 	poolUser      mark = "account of an application pool"
-	ready         mark = "ready"         // a cloud service runs
+	ready         mark = "ready" // a cloud service runs
+	workgroup     mark = "computer of no domain"
+	redirected    mark = "redirected"    // a web server sent a client elsewhere
 	notForwarded  mark = "not forwarded" // a connection point got no good answer, and no symptom says why
 )
 
@@ -412,7 +414,7 @@ var ofOtherNumber = either(has("process", "thread", "sent message", "policyid", 
 var sideChannel = toward("/sms_fsp")
 
 // ofOtherService tests for a name that has nothing to do with a site.
-var ofOtherService = has("ntpclient", "time.windows.com", "w32time", "time-service", "windowsupdate.com", "wsus")
+var ofOtherService = has("cryptretrieveobjectbyurl", "capi2", "[ value]", "ntpclient", "time.windows.com", "w32time", "time-service", "windowsupdate.com", "wsus")
 
 var managementPointWords = regexp.MustCompile(`management point|\bmp\b|\bmp[0-9a-z-]*\.|/sms_mp|/ccm_system|verwaltungspunkt|point de gestion`)
 
@@ -431,7 +433,7 @@ var refusedStatus = regexp.MustCompile(`statuscode= ?([45][0-9]{2})[ ,]+statuste
 // plainRefusal tests for a status of 400 or more without one of the texts of gateway and connection point.
 func plainRefusal(l *line) bool {
 	found := refusedStatus.FindStringSubmatch(l.low)
-	return found != nil && !strings.HasPrefix(found[2], "cmg")
+	return found != nil && found[2] != "cmgservice_invalid_token" && !strings.HasPrefix(found[2], "cmgconnector_")
 }
 
 // refusedWith tests for such a status.
@@ -496,7 +498,7 @@ var troubleWords = []string{" error", "error ", "error:", "error=", "error(", "e
 
 // noTrouble are sentences with such a word that say that there is none, and those that every client writes that is away from its
 // company's network: no site of the directory, no WINS, no service record.
-var noTrouble = regexp.MustCompile(`failed to open to wmi namespace|^can't open process|lsgetadsitename\(\) failed|sms_slp.{0,40} wins|dns service record|lsissitecompatible|\b(?:no|0|without|keine|ohne|aucune?|sans) (?:errors?|failed|failures?|fehler|erreurs?)\b|(?:errors?|failed|fehler|erreurs?)[a-z]*(?: code)?[ :=]+"?(?:0x0+|0)(?:[^0-9a-fx]|$)|error_success|if .* failed`)
+var noTrouble = regexp.MustCompile(`failed to open to wmi namespace|\b(?:0x)?800410(?:0e|10|02)\b|^can't open process|lsgetadsitename\(\) failed|sms_slp.{0,40} wins|dns service record|lsissitecompatible|\b(?:no|0|without|keine|ohne|aucune?|sans) (?:errors?|failed|failures?|fehler|erreurs?)\b|(?:errors?|failed|fehler|erreurs?)[a-z]*(?: code)?[ :=]+"?(?:0x0+|0)(?:[^0-9a-fx]|$)|error_success|if .* failed`)
 
 func hexadecimal(digits string) (n uint64) {
 	for _, digit := range strings.ToLower(digits) {

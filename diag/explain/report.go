@@ -124,6 +124,7 @@ func section[T any](w io.Writer, title string, items []T, text func(T) string) {
 // judge makes the report of a timeline. It is a pure function of it.
 func judge(t *timeline, notes []string) Report {
 	logons, open := refusedLogons(t)
+	t.explainLogons(logons)
 	findings := current(t, append(t.findings(logons), logons...))
 	report := Report{Looked: t.looked(), Undecided: slices.Clone(notes)}
 	active, past := divide(findings)
@@ -162,6 +163,18 @@ func judge(t *timeline, notes []string) Report {
 	}
 	report.Events = t.events(&report, active, past, t.works())
 	return report
+}
+
+// explainLogons says of refused logons that they are what a computer of no domain meets, whose approval is the matter.
+func (t *timeline) explainLogons(logons []finding) {
+	if len(t.seen[workgroup]) == 0 || len(t.seen[mark(catalog.SymptomNotApproved)]) == 0 {
+		return
+	}
+	for i := range logons {
+		if logons[i].code == catalog.SymptomNegotiateFailed {
+			logons[i].because = catalog.SymptomNotApproved
+		}
+	}
 }
 
 // setAside takes out what a server refused to one device among many that it served, and no client's log shows: every server of a site has such lines every day.
@@ -532,6 +545,9 @@ func causes(cause, effect *finding) bool {
 	if effect.because != "" {
 		return effect.because == cause.code
 	}
+	if cause.because == effect.code {
+		return false
+	}
 	if slices.Contains(r.follows, cause.code) || slices.Contains(r.partOf, cause.code) {
 		return true
 	}
@@ -676,6 +692,9 @@ func (r *Report) harmless(t *timeline) {
 // all of them are.
 func (t *timeline) recovered(unknown []string) ([]string, int) {
 	for _, f := range t.files {
+		if f.seen[redirected] != nil { // that other paths are answered says nothing of it
+			return unknown, 0
+		}
 		for _, s := range []*sighting{f.seen[refusal], f.seen[postFailed], &f.unknown} {
 			if s != nil && s.count > 0 && f.known() && !t.goesOn(f, s) {
 				return unknown, 0
@@ -783,6 +802,11 @@ func (t *timeline) refusals(causes []finding) (all []string) {
 	for _, s := range t.sightings(postFailed) {
 		if l := s.lines[0]; len(causes) == 0 && len(all) < mostPlaces {
 			all = append(all, fmt.Sprintf("%s: a message was not taken, %s, and the line does not say why: %s", place(&l), times(s.count), shown(l.text)))
+		}
+	}
+	for _, s := range t.sightings(redirected) {
+		if l := s.lines[0]; len(causes) == 0 && len(all) < mostPlaces {
+			all = append(all, fmt.Sprintf("%s: the web server sent a client elsewhere, %s, which no management point does: %s", place(&l), times(s.count), shown(l.text)))
 		}
 	}
 	for _, s := range t.sightings(notForwarded) {

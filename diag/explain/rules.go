@@ -90,6 +90,9 @@ var gatewayDownCodes = []catalog.Code{catalog.SymptomStoppedByThreshold, catalog
 var selectionCodes = []catalog.Code{catalog.SymptomConnectorRevocationUnknown, catalog.SymptomNoClientCertificateLeft, catalog.SymptomNotAllowedCertificate,
 	catalog.SymptomNoPrivateKeyCertificate, catalog.SymptomNotClientAuthCertificate}
 
+// carried are marks of requests that came through a gateway, whatever the management point said to them.
+var carried = []mark{notForwarded, mark(catalog.SymptomConnectorForbidden), mark(catalog.SymptomConnectorClientCertificateRequired), mark(catalog.SymptomConnectorWebException)}
+
 // oneActor are symptoms of what one part of the site does again and again: that it does it well for long shows that they are over. In the logs of others many
 // devices have a part, and one that fails may only be silent.
 var oneActor = []catalog.Code{
@@ -187,12 +190,13 @@ var rules = []rule{
 	{code: catalog.SymptomRoleCertificateMissing, over: []mark{forwarded, usableCert, connected}},
 	{code: catalog.SymptomProxyRequired, over: []mark{forwarded, connected}},
 	{code: catalog.SymptomPortsUsedUp},
-	{code: catalog.SymptomConnectorCannotReachGateway, over: []mark{forwarded, connected}, follows: []catalog.Code{catalog.SymptomProxyRequired, catalog.SymptomPortsUsedUp}},
+	{code: catalog.SymptomConnectorCannotReachGateway, over: append([]mark{forwarded, connected}, carried...), follows: []catalog.Code{catalog.SymptomProxyRequired, catalog.SymptomPortsUsedUp}},
 
 	{code: catalog.SymptomCommandLineCut, sure: Likely},
 	{code: catalog.SymptomPropertySyntax, over: []mark{installed}, partOf: []catalog.Code{catalog.SymptomCommandLineCut}},
 	{code: catalog.SymptomAutomaticSite, sure: Likely},
-	{code: catalog.SymptomManagementPointWithToken, sure: Likely},
+	{code: catalog.SymptomManagementPointWithToken, sure: Likely, follows: []catalog.Code{catalog.SymptomTokenLifetimeOver, catalog.SymptomTokenBlocked,
+		catalog.SymptomTokenAudienceUnknown, catalog.SymptomAllTokensRejected, catalog.SymptomGatewayInvalidToken}},
 	{code: catalog.SymptomPKISwitchOnJoined, sure: Likely},
 	{code: catalog.SymptomHTTPSPointsFiltered, sure: Likely, over: working, follows: []catalog.Code{catalog.SymptomPKISwitchOnJoined}},
 	{code: catalog.SymptomGatewayNotAllowed, sure: Likely, over: []mark{cached, replied}},

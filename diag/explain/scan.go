@@ -18,6 +18,7 @@ type scanner struct {
 	line     int   // number of the line at buf[from]
 	limit    int   // bytes of one record
 	left     int64 // bytes that may still be read
+	begun    bool  // the beginning of the file was looked at
 	long     bool  // buf[from] goes on a line that was too long for one record
 	end      error // why there is no more
 }
@@ -32,6 +33,16 @@ func newScanner(in io.Reader, limits Limits, buf []byte) *scanner {
 
 // next returns a record and the number of its first line. The bytes are good until the next call.
 func (s *scanner) next() ([]byte, int, error) {
+	for !s.begun { // a mark of the encoding is no part of the first record
+		if s.to < len(byteOrderMark) && s.end == nil {
+			s.fill()
+			continue
+		}
+		s.begun = true
+		if bytes.HasPrefix(s.buf[:s.to], byteOrderMark) {
+			s.from = len(byteOrderMark)
+		}
+	}
 	for {
 		data := s.buf[s.from:s.to]
 		end := bytes.IndexByte(data[:min(len(data), s.limit+1)], '\n')

@@ -1,7 +1,9 @@
 package explain
 
 import (
+	"net/http"
 	"slices"
+	"strings"
 
 	"postern/catalog"
 )
@@ -53,6 +55,9 @@ var looks = settled([]look{
 		return l.access.Status == 500 && l.access.SubStatus != 19 && ofManagementPoint(l.access.Stem)
 	}},
 	request(catalog.SymptomRequestFiltered, filtered),
+	look{mark: redirected, request: true, test: func(l *line) bool {
+		return l.access.Status/100 == 3 && l.access.Status != http.StatusNotModified && containsAny(strings.ToLower(l.access.Stem), []string{"/ccm_sts", "/ccm_system"})
+	}},
 	request(catalog.SymptomPropfindRefused, propfindRefused),
 	request(catalog.SymptomTooManyRequests, func(l *line) bool { return ofAdministration(l) && (l.access.Status == 429 || l.access.Status == 503) }),
 	says(catalog.SymptomPropfindRefused, "propfind", "405").unless("ccmsetup"),
@@ -105,8 +110,8 @@ var looks = settled([]look{
 		"ssl/tls-kanal erstellt"),
 	says(catalog.SymptomOldTLSOfServer, "schannel", "36874"),
 	says(catalog.SymptomOldTLSOfServer).or(" 36874", "=36874", ":36874", "(36874").when(has("tls", "event", "ereignis", "schannel"), not(ofOtherNumber)),
-	failure(catalog.SymptomGatewayNameNotResolved, nameNotResolved, hostUnknown).when(not(ofServer), towardGateway, not(ofOtherService)),
-	failure(catalog.SymptomNameNotResolved, nameNotResolved, hostUnknown).when(not(ofServer), not(towardGateway), not(has("web exception")), not(ofOtherService)),
+	failure(catalog.SymptomGatewayNameNotResolved, nameNotResolved, hostUnknown).when(not(ofServer), towardGateway),
+	failure(catalog.SymptomNameNotResolved, nameNotResolved, hostUnknown).when(not(ofServer), not(towardGateway), not(has("web exception"))),
 	failure(catalog.SymptomCannotConnect, cannotConnect, refusedByHost).when(not(ofServer), not(has("web exception"))),
 	failure(catalog.SymptomConnectionLost, timedOut, connectionEnd, connectionReset).when(not(ofServer), not(has("web exception"))),
 	failure(catalog.SymptomClientCertificateUnusable, certNeeded, certNoKey, certNoAccess),
@@ -143,6 +148,7 @@ var looks = settled([]look{
 	says(catalog.SymptomUserUnknown, "0x87d00231").or("user").unless("post to"),
 	says(catalog.SymptomUserUnknown, "authorization_requestdenied").when(either(of("discovery"), has("discovery", "user"))),
 	sees(transient, "0x87d00231"),
+	sees(workgroup).or("workgroup client is in", "is in a workgroup", "is a workgroup client", "error_no_sitename"),
 	sees(entraUser, "using aad auth"),
 	says(catalog.SymptomTokenAudienceUnknown).or("no appropriate token validator", "idx10214", "idx10205", "audience validation failed", "issuer validation failed"),
 	says(catalog.SymptomTokenBlocked, "token").or("is blocked", "was blocked", "has been blocked", "blocked token", "token blocked", "token is in the block").unless("not blocked", "conditional access", "firewall", "[p"),
@@ -216,8 +222,8 @@ var looks = settled([]look{
 	says(catalog.SymptomRoleCertificateMissing, "missing role certificate"),
 	says(catalog.SymptomBackendDown, "web exception").or("could not be resolved", "unable to connect to the remote server", "(500)", "(502)", "(503)", "(504)", "konnte nicht aufgel", "verbindung mit dem remoteserver",
 		"connecter au serveur distant", "nom distant", "serveur distant n"),
-	says(catalog.SymptomBackendDown, "webexception", "returned an error").when(of("proxyconnector", "proxy_connector"), not(fits(`\([1-4][0-9]{2}\)`))),
-	says(catalog.SymptomBackendDown, "webexception").or("could not be resolved", "unable to connect to the remote server").when(of("proxyconnector", "proxy_connector")),
+	says(catalog.SymptomBackendDown, "webexception", "returned an error").when(ofConnector, not(fits(`\([1-4][0-9]{2}\)`)), not(has("failed to build"))),
+	says(catalog.SymptomBackendDown, "webexception").or("could not be resolved", "unable to connect to the remote server").when(ofConnector, not(has("failed to build"))),
 	failure(catalog.SymptomPortsUsedUp, socketUsage, noBuffers),
 	says(catalog.SymptomPortsUsedUp).or("id 4227", "id: 4227", "id=4227", "event 4227", "id 4231", "id: 4231", "id=4231", "event 4231", "tcpip 42", "ephemeral port").when(fits(`\b42(27|31)\b|ephemeral`), has("tcp")),
 	says(catalog.SymptomProxyRequired).or(": (407)", "error (407", "status 407", "proxy authentication required", "proxyauthentifizierung erforderlich", "authentification proxy requise"),
@@ -289,6 +295,8 @@ var looks = settled([]look{
 	sees(tested).or("succeeded for port", "http test request succeeded", "successfully performed management point availability check"),
 	sees(tested, "status code is 200"),
 	sees(answered, "completed request", "response code [2").when(of("rest_provider", "adminservice")),
+	sees(answered, "status code 200").when(of("rest_provider", "adminservice")),
+	sees(fine, "is rantocompletion"),
 	sees(usableCert, "filtered cert count with client auth: ").unless("client auth: 0"),
 	sees(recorded, "mp reg:").or("ddr file written to", "processing completed", "reply message sent"),
 	sees(recorded, "mp reg:", "successful"),
@@ -305,7 +313,7 @@ var looks = settled([]look{
 	sees(installed, "ccmsetup").when(setupEnded(true, "0")),
 	sees(installed).or("installation succeeded", "installation was successful"),
 	sees(setupFailed, "ccmsetup").when(setupEnded(false, "0", "7")),
-	sees(fine).or("successfully", "succeeded", "erfolgreich", "avec succ").when(has("register", "connect", "download", "complet", "perform", "install", "retriev", "receiv", "refresh", "obtain", "validat", "upload", "process", "initializ", "verif", "configur", "updat", "registrier", "verbunden", "abgeschlossen", "inscri", "termin"),
+	sees(fine).or("successfully", "succeeded", "erfolgreich", "avec succ").when(has("register", "connect", "download", "complet", "perform", "install", "retriev", "receiv", "refresh", "obtain", "validat", "upload", "process", "initializ", "verif", "configur", "updat", "publish", "registrier", "verbunden", "abgeschlossen", "inscri", "termin"),
 		not(has("not success", "un"+"success", "nicht erfolgreich"))),
 	sees(fine).or("current management point is", "new management point [", "client is already registered", "retrieved local management point", "retrieved management point"),
 	sees(fine).or("validated aad token", "policy agent", "synchronization complete", "full sync", "delta sync").when(fits(`validated aad token|(full|delta) sync.{0,30}(complete|success)|synchronization complete`)),

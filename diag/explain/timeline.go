@@ -610,7 +610,8 @@ func (o *observer) request(raw []byte, number int) bool {
 		return false
 	}
 	status, stem := o.cells.number(where.code), o.cells.at(where.stem)
-	if status < 400 && o.refused == 0 && !begins(stem, windowsAuthFolder) && !begins(stem, administration) && !begins(stem, windowsAuthData) &&
+	elsewhere := status/100 == 3 && status != http.StatusNotModified && ofManagementPoint(string(stem))
+	if status < 400 && !elsewhere && o.refused == 0 && !begins(stem, windowsAuthFolder) && !begins(stem, administration) && !begins(stem, windowsAuthData) &&
 		(status/100 != 2 || o.full(o.file.seen[answered]) || !ofManagementPoint(string(stem))) && (len(o.clients) == 0 || o.clients[string(o.cells.at(where.client))] == nil) {
 		o.file.kinds[accessLine]++
 		o.keepTime(raw, number, true)
@@ -691,7 +692,7 @@ func (o *observer) see(l line, found *candidates) {
 		}
 		_, known := catalog.Lookup(catalog.Code(k.mark))
 		switch {
-		case sideChannel(&l) && slices.Contains(wayCodes, catalog.Code(k.mark)):
+		case (sideChannel(&l) || ofOtherService(&l)) && slices.Contains(wayCodes, catalog.Code(k.mark)):
 			marked = true // its client gets on without it
 			return
 		case k.mark == notForwarded:
