@@ -350,14 +350,7 @@ func (s *Site) WatchTrustLog(ctx context.Context) (head TrustEntry, err error) {
 	if seen := s.watched.Load(); seen != nil {
 		before = *seen
 	}
-	var there TrustEntry
-	err = s.store.View(ctx, func(tx Tx) (err error) {
-		if head, err = tx.TrustHead(); err != nil || before.Sequence == 0 || before.Sequence > head.Sequence {
-			return err
-		}
-		there, err = entryAt(tx, before.Sequence)
-		return err
-	})
+	head, there, err := s.headAnd(ctx, before.Sequence)
 	switch {
 	case err != nil:
 		return head, err
@@ -368,6 +361,18 @@ func (s *Site) WatchTrustLog(ctx context.Context) (head TrustEntry, err error) {
 	}
 	s.watched.Store(&head)
 	return head, nil
+}
+
+// headAnd returns the end of the trust log and, as it stands there at the same moment, the entry with a number: zero when there is none.
+func (s *Site) headAnd(ctx context.Context, sequence uint64) (head, there TrustEntry, err error) {
+	err = s.store.View(ctx, func(tx Tx) (err error) {
+		if head, err = tx.TrustHead(); err != nil || sequence == 0 || sequence > head.Sequence {
+			return err
+		}
+		there, err = entryAt(tx, sequence)
+		return err
+	})
+	return head, there, err
 }
 
 // entryAt returns the entry with that number, zero when there is none.
@@ -382,14 +387,7 @@ func entryAt(tx Tx, sequence uint64) (TrustEntry, error) {
 // Checkpoint signs how far the trust log goes now. It signs nothing when the log is not the one that the last checkpoint saw, if there is one: codes TrustLogCutOff
 // and TrustLogRewritten.
 func (s *Site) Checkpoint(ctx context.Context, last token.Checkpoint) (signed string, c token.Checkpoint, err error) {
-	var head, seen TrustEntry
-	err = s.store.View(ctx, func(tx Tx) (err error) {
-		if head, err = tx.TrustHead(); err != nil || last.Sequence == 0 || last.Sequence > head.Sequence {
-			return err
-		}
-		seen, err = entryAt(tx, last.Sequence)
-		return err
-	})
+	head, seen, err := s.headAnd(ctx, last.Sequence)
 	switch {
 	case err != nil:
 		return "", c, err

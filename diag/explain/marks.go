@@ -30,7 +30,8 @@ const (
 	usableCert mark = "certificate found" // a connection point has a certificate to show
 	recorded   mark = "registration kept" // a management point wrote a registration record
 	moved      mark = "moved"             // files went to the site
-	provided   mark = "service ready"     // a service was made
+	provided   mark = "service made"      // a cloud service was made
+	ready      mark = "service ready"     // ... and runs
 	installed  mark = "installed"         // ccmsetup ended with 0
 	firstLeg   mark = "first leg"         // a 401 of Windows authentication and its 200
 	fine       mark = "fine"              // something else went well
@@ -65,7 +66,6 @@ const (
 	reached       mark = "reached" // a server answered with an HTTP status, whichever
 	listedTwice   mark = "name on several accounts"
 	poolUser      mark = "account of an application pool"
-	ready         mark = "ready" // a cloud service runs
 	workgroup     mark = "computer of no domain"
 	redirected    mark = "redirected"    // a web server sent a client elsewhere
 	notForwarded  mark = "not forwarded" // a connection point got no good answer, and no symptom says why
@@ -73,10 +73,10 @@ const (
 
 // good are the marks that show that something works.
 var good = []mark{firstLeg, registered, cached, issued, entraToken, replied, delivered, downloaded, forwarded, connected, answered, tested, usableCert, recorded, moved,
-	provided, installed, fine, mark(catalog.SymptomNoDeviceManagement)}
+	provided, ready, installed, fine, mark(catalog.SymptomNoDeviceManagement)}
 
 // progress are the marks of good that show that the work of a machine goes on.
-var progress = []mark{registered, cached, replied, delivered, downloaded, forwarded, connected, answered, tested, recorded, moved, provided, installed}
+var progress = []mark{registered, cached, replied, delivered, downloaded, forwarded, connected, answered, tested, recorded, moved, provided, ready, installed}
 
 func goesWell(m mark) bool { return slices.Contains(progress, m) }
 

@@ -2,7 +2,6 @@ package explain
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"time"
 
@@ -101,35 +100,6 @@ var oneActor = []catalog.Code{
 	catalog.SymptomStaleService, catalog.SymptomExtensionFailed, catalog.SymptomMaintenanceZone, catalog.SymptomSigningCertificate, catalog.SymptomStoppedByThreshold,
 	catalog.SymptomRenewalName, catalog.SymptomCannotConvert, catalog.SymptomProvisionFailed, catalog.SymptomPortsUsedUp, catalog.SymptomDiscoveryDate,
 	catalog.SymptomEntraSecretExpired, catalog.SymptomAdministrationDenied, catalog.SymptomODataResponse, catalog.SymptomODataArray,
-}
-
-// clientMet is what a client's log shows of an answer.
-type clientMet struct {
-	marks []mark
-	form  *regexp.Regexp // of such a line; nil for any
-}
-
-// Answers that servers give to one device.
-var (
-	metForbidden = clientMet{marks: []mark{reached, refusal, companion, mark(catalog.SymptomClientCertificateRequired), mark(catalog.SymptomConnectorClientCertificateRequired),
-		mark(catalog.SymptomConnectorForbidden), mark(catalog.SymptomConnectorWebException), mark(catalog.SymptomClientCertificateUnusable)}, form: regexp.MustCompile(`\b403\b|forbidden|clientcertificate|private key|certificate`)}
-	metUnauthorized = clientMet{marks: []mark{reached, refusal, noTokenCode, mark(catalog.SymptomGatewayInvalidToken), mark(catalog.SymptomConnectorUnauthorized), mark(catalog.SymptomNothingToAuthenticateWith),
-		mark(catalog.SymptomDownloadUnauthenticated)}, form: regexp.MustCompile(`\b401\b|0x87d0027e|token`)}
-	metNotTaken = clientMet{marks: []mark{reached, refusal, companion, contentFailed, mark(catalog.SymptomSetupPropfind), mark(catalog.SymptomFilteredOnTheWay)},
-		form: regexp.MustCompile(`\b(404|405|413)\b|propfind|dav`)}
-	metRejected = clientMet{marks: []mark{mark(catalog.SymptomRegistrationRejected), mark(catalog.SymptomRegistrationReset), mark(catalog.SymptomRegistrationPending), mark(catalog.SymptomNotApproved), transient,
-		postFailed, noTokenCode}, form: regexp.MustCompile(`regist|regtask|approval`)}
-)
-
-// ofOneDevice are refusals of a server that concern the device that asked, and how its own log shows them.
-var ofOneDevice = map[catalog.Code]clientMet{
-	catalog.SymptomAccessClientCertificateMissing: metForbidden, catalog.SymptomAccessHTTPSRequired: metForbidden, catalog.SymptomCertificateMappingDenied: metForbidden,
-	catalog.SymptomCertificateUntrusted: metForbidden, catalog.SymptomCertificateOutOfDate: metForbidden,
-	catalog.SymptomTokenLifetimeOver: metUnauthorized, catalog.SymptomTokenBlocked: metUnauthorized, catalog.SymptomAllTokensRejected: metUnauthorized,
-	catalog.SymptomRootNotInTrustList: metRejected, catalog.SymptomClientCertificateExpired: metRejected, catalog.SymptomCertificateRevoked: metRejected,
-	catalog.SymptomRegistrationBodyInvalid: metRejected, catalog.SymptomDeviceBlocked: metRejected, catalog.SymptomRecordBad: metRejected,
-	catalog.SymptomRequestFiltered: metNotTaken, catalog.SymptomPropfindRefused: metNotTaken,
-	catalog.SymptomNegotiateFailed: metUnauthorized, catalog.SymptomAccessLogonFailed: metUnauthorized,
 }
 
 // entraCodes are the reasons for which a tenant gives no token.

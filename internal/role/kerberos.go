@@ -85,16 +85,7 @@ func (w *windows) negotiator() auth.Negotiator {
 
 // watch takes a changed keytab into use until ctx ends. One that cannot be read leaves the old one in force, and health says so.
 func (w *windows) watch(ctx context.Context, log *slog.Logger) error {
-	tick := time.NewTicker(keytabEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			w.refresh(log)
-		}
-	}
+	return every(ctx, keytabEvery, func() { w.refresh(log) })
 }
 
 // refresh reads the keytab when the file has changed, and again and again while it cannot be taken: then it may be its mode that changes.

@@ -61,16 +61,7 @@ func (p *pair) leaves() [][]byte {
 // watch takes renewed files until ctx ends. What cannot be used, such as a new certificate whose key has not come yet, leaves the old one in use, and health
 // says so. taken hears of each that is shown from now on; it may be nil.
 func (p *pair) watch(ctx context.Context, log *slog.Logger, taken func(tls.Certificate) error) error {
-	tick := time.NewTicker(pairEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			p.refresh(log, taken)
-		}
-	}
+	return every(ctx, pairEvery, func() { p.refresh(log, taken) })
 }
 
 // refresh reads the files when one has changed, and again and again while they cannot be used.

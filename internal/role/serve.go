@@ -359,21 +359,26 @@ func issueForever(ctx context.Context, s *site.Site, c Config, now func() time.T
 	if err := issued.renew(s, c); err != nil {
 		return nil, err
 	}
-	go func() {
-		tick := time.NewTicker(renewEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				if err := issued.renew(s, c); err != nil {
-					log.Error("renew the role certificate", "error", err)
-				}
-			}
+	go every(ctx, renewEvery, func() {
+		if err := issued.renew(s, c); err != nil {
+			log.Error("renew the role certificate", "error", err)
 		}
-	}()
+	})
 	return issued, nil
+}
+
+// every acts at each interval until ctx ends. Its error is nil.
+func every(ctx context.Context, interval time.Duration, act func()) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			act()
+		}
+	}
 }
 
 func (i *issuedCertificate) renew(s *site.Site, c Config) error {

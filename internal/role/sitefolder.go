@@ -152,11 +152,7 @@ func OpenSite(ctx context.Context, c Config, protection Protection, now func() t
 	if err != nil {
 		return nil, err
 	}
-	if opened.Site, err = site.Open(ctx, opened.config); err != nil {
-		opened.Close()
-		return nil, err
-	}
-	return opened, nil
+	return opened.open(ctx)
 }
 
 // LookAtSite opens the site of a management point's configuration for a check, which changes nothing of it: the store stays as it is, and the revocations that
@@ -166,11 +162,16 @@ func LookAtSite(ctx context.Context, c Config, protection Protection) (*OpenedSi
 	if err != nil {
 		return nil, err
 	}
-	if opened.Site, err = site.Open(ctx, opened.config); err != nil {
-		opened.Close()
+	return opened.open(ctx)
+}
+
+// open opens the site of what is open; where that fails, nothing stays open.
+func (o *OpenedSite) open(ctx context.Context) (_ *OpenedSite, err error) {
+	if o.Site, err = site.Open(ctx, o.config); err != nil {
+		o.Close()
 		return nil, err
 	}
-	return opened, nil
+	return o, nil
 }
 
 func openParts(ctx context.Context, c Config, create bool, protection Protection, now func() time.Time, log *slog.Logger) (*OpenedSite, error) {
