@@ -386,9 +386,15 @@ func flagged(flag uint64) func(*line) bool {
 }
 
 var (
-	gatewayWords = regexp.MustCompile(`ccm_proxy_|cloudapp|\bcmg|cmg\b|gateway|servicemetadata|aadauthinfo`)
-	hostWords    = regexp.MustCompile(`https?://|host=`)
+	gatewayWords = []string{"ccm_proxy_", "cloudapp", "gateway", "servicemetadata", "aadauthinfo"}
+	gatewayShort = regexp.MustCompile(`\bcmg|cmg\b`)
+	hostWords    = []string{"http://", "https://", "host="}
 )
+
+// namesGateway says whether a text is about a gateway. Failures ask it of every line: the slow look comes last.
+func namesGateway(low string) bool {
+	return containsAny(low, gatewayWords) || strings.Contains(low, "cmg") && gatewayShort.MatchString(low)
+}
 
 // near is how many lines before an error the address may stand that it is about.
 const nearLines = 12
@@ -397,12 +403,12 @@ const nearLines = 12
 // Without an address it is taken to be.
 func towardGateway(l *line) bool {
 	switch {
-	case gatewayWords.MatchString(l.low):
+	case namesGateway(l.low):
 		return true
-	case hostWords.MatchString(l.low) || managementPointWords.MatchString(l.low):
+	case containsAny(l.low, hostWords) || namesManagementPoint(l.low):
 		return false
 	case l.before != nil && l.number-l.before.number <= nearLines:
-		return gatewayWords.MatchString(l.before.low)
+		return namesGateway(l.before.low)
 	}
 	return true
 }
@@ -416,7 +422,14 @@ var sideChannel = toward("/sms_fsp")
 // ofOtherService tests for a name that has nothing to do with a site.
 var ofOtherService = has("cryptretrieveobjectbyurl", "capi2", "[ value]", "ntpclient", "time.windows.com", "w32time", "time-service", "windowsupdate.com", "wsus")
 
-var managementPointWords = regexp.MustCompile(`management point|\bmp\b|\bmp[0-9a-z-]*\.|/sms_mp|/ccm_system|verwaltungspunkt|point de gestion`)
+var (
+	managementPointWords = []string{"management point", "/sms_mp", "/ccm_system", "verwaltungspunkt", "point de gestion"}
+	managementPointShort = regexp.MustCompile(`\bmp\b|\bmp[0-9a-z-]*\.`)
+)
+
+func namesManagementPoint(low string) bool {
+	return containsAny(low, managementPointWords) || strings.Contains(low, "mp") && managementPointShort.MatchString(low)
+}
 
 // toward tests for a part of the address that an error is about.
 func toward(parts ...string) func(*line) bool {

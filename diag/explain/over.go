@@ -96,7 +96,7 @@ func (t *timeline) firstWell(f *finding) *line {
 
 // vague says whether nothing but replies of another host, or of one that is not named, show that the way to a gateway is free again.
 func (f finding) vague() bool {
-	return gatewayWords.MatchString(f.last.low) && f.last.toHost() != "" && f.over.toHost() != f.last.toHost() && strings.Contains(f.over.low, "reply")
+	return namesGateway(f.last.low) && f.last.toHost() != "" && f.over.toHost() != f.last.toHost() && strings.Contains(f.over.low, "reply")
 }
 
 // overOf returns after what a symptom is history: for a code that our own client names, a way to the site that works.
@@ -118,7 +118,7 @@ func ofOurClient(code catalog.Code) bool {
 
 // wellAfter returns what shows, later than a line, on its machine, that something works: of its own log the last such line.
 func (t *timeline) wellAfter(bad *line, over []mark) (well *line) {
-	anyWay := !gatewayWords.MatchString(bad.low) || t.quietAfter(bad)
+	anyWay := !namesGateway(bad.low) || t.quietAfter(bad)
 	ends := func(s *sighting, m mark) bool {
 		if ofWay(m) || ofContent(bad) && m != downloaded { // that messages are answered says nothing of content
 			return bad.toHost() != "" && s.last.toHost() == bad.toHost()
@@ -162,7 +162,7 @@ func (t *timeline) sameWay(bad *line, s *sighting, m mark) bool {
 	well := &s.last
 	one, other := bad.toHost(), well.toHost()
 	if other != "" || m == delivered {
-		return other == one && one != "" || gatewayWords.MatchString(well.low) && (one == "" || other == "" || !s.had(other, bad))
+		return other == one && one != "" || namesGateway(well.low) && (one == "" || other == "" || !s.had(other, bad))
 	}
 	return !slices.ContainsFunc(t.ofLog[generations(well.file)][delivered], func(s *sighting) bool {
 		return after(&s.last, bad) && s.last.toHost() != "" && !t.sameWay(bad, s, delivered)
